@@ -1,0 +1,1 @@
+"""What a user runs: command line, specs, datasets, backbones, the runner and its result records."""

@@ -1,0 +1,177 @@
+"""CIFAR-10 from torchvision's pickled batches or from the Hugging Face parquet layout of `uoft-cs/cifar10`.
+
+Krizhevsky 2009. The 5,000 calibration images are those of the committed index file; networks train on the other 45,000.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Callable
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmark.data.images import SPLITS, ImageDataset, Images, Preprocessing
+from benchmark.errors import DataError, DatasetMissing, UsageError
+
+BATCH_FILES = {"train": [f"data_batch_{i}" for i in range(1, 6)], "test": ["test_batch"]}
+COUNTS = {"train": 50_000, "test": 10_000}
+HUB_NAME = "uoft-cs/cifar10"
+
+# Copies that are known not to be the original, by the fingerprint of their full test split.
+KNOWN_COPIES: dict[str, str] = {}
+
+
+class Cifar10(ImageDataset):
+    """Looks in `data_dir` for either layout; without `data_dir`, in ./data and in the Hugging Face cache."""
+
+    name = "cifar10"
+    num_classes = 10
+    preprocessing = Preprocessing(divisor=255.0, mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010))
+
+    def __init__(self, data_dir: Path | None = None):
+        self._read = find_reader(data_dir)
+
+    def split(self, name: str) -> Images:
+        if name not in SPLITS:
+            raise UsageError(f"unknown split {name!r}; there are {', '.join(SPLITS)}.")
+        if name == "test":
+            pixels, labels = self._read("test", None)
+            return Images("cifar10 test", pixels, labels, self.num_classes)
+        held_out = calibration_indices()
+        indices = held_out if name == "calibration" else np.setdiff1d(np.arange(COUNTS["train"]), held_out)
+        pixels, labels = self._read("train", indices)
+        return Images(f"cifar10 {name}", pixels, labels, self.num_classes)
+
+    def flags(self, images: Images) -> tuple[str, ...]:
+        known = KNOWN_COPIES.get(images.fingerprint)
+        return (known,) if known else ()
+
+
+def calibration_indices() -> np.ndarray:
+    """The committed 5,000 sorted indices into the 50,000 training images, 500 a class; int64."""
+    text = files("benchmark.data").joinpath("splits/cifar10_calibration.json").read_text()
+    return np.array(json.loads(text), dtype=np.int64)
+
+
+Reader = Callable[[str, "np.ndarray | None"], tuple[np.ndarray, np.ndarray]]
+
+
+def find_reader(data_dir: Path | None) -> Reader:
+    """A function (train|test, indices or None) -> (uint8 [N, 3, 32, 32], int [N]). Raises DatasetMissing."""
+    roots = [data_dir] if data_dir is not None else [Path("data"), Path("data/cifar10")]
+    looked = []
+    for root in roots:
+        for folder in (root / "cifar-10-batches-py", root):
+            looked.append(str(folder / "data_batch_1"))
+            if (folder / "data_batch_1").exists():
+                return lambda part, indices, folder=folder: read_batches(folder, part, indices)  # type: ignore[misc]
+        for folder in (root / "plain_text", root):
+            looked.append(str(folder / "train-*.parquet"))
+            if any(folder.glob("train-*.parquet")):
+                return lambda part, indices, folder=folder: read_parquet(folder, part, indices)  # type: ignore[misc]
+    if data_dir is None:
+        looked.append(f"the Hugging Face cache of {HUB_NAME}")
+        if _hub_cache_has_it():
+            return read_hub_cache
+    raise DatasetMissing(
+        "cifar10 is not on this disk. Looked for: " + ", ".join(looked) + ".",
+        "With internet: python -m benchmark prepare cifar10 --data-dir DIR; then run with --data-dir DIR.")
+
+
+def read_batches(folder: Path, part: str, indices: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """torchvision's `cifar-10-batches-py`. Raises DataError naming the file."""
+    pixels, labels = [], []
+    for name in BATCH_FILES[part]:
+        batch = _unpickle(folder / name)
+        try:
+            data, batch_labels = np.asarray(batch["data"]), np.asarray(batch["labels"])
+            pixels.append(data.reshape(-1, 3, 32, 32))
+            labels.append(batch_labels)
+        except (KeyError, ValueError, TypeError) as error:
+            raise DataError(f"{folder / name} is not a CIFAR-10 batch: {error!r}.") from error
+    return _select(np.concatenate(pixels), np.concatenate(labels), part, indices, folder)
+
+
+def read_parquet(folder: Path, part: str, indices: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """The layout of `uoft-cs/cifar10`: columns `img` and `label`. Raises DataError naming the folder."""
+    from datasets import Dataset
+
+    paths = [str(path) for path in sorted(folder.glob(f"{part}-*.parquet"))]
+    if not paths:
+        raise DataError(f"{folder} has no {part}-*.parquet.")
+    try:
+        table = Dataset.from_parquet(paths)
+    except Exception as error:  # whatever pyarrow or datasets raise on a damaged file
+        raise DataError(f"{paths[0]} cannot be read: {error}") from error
+    return _from_table(table, part, indices, folder)
+
+
+def read_hub_cache(part: str, indices: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """The Hugging Face cache, without going online."""
+    from datasets import DownloadConfig, load_dataset
+
+    table = load_dataset(HUB_NAME, split=part, download_config=DownloadConfig(local_files_only=True))
+    return _from_table(table, part, indices, Path(HUB_NAME))
+
+
+def _hub_cache_has_it() -> bool:
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return (Path(HF_HUB_CACHE) / f"datasets--{HUB_NAME.replace('/', '--')}").is_dir()
+
+
+def _from_table(table: Any, part: str, indices: np.ndarray | None, folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    missing = {"img", "label"} - set(table.column_names)
+    if missing:
+        raise DataError(f"{folder}: columns {sorted(missing)} missing; found {table.column_names}.")
+    _check_count(len(table), part, folder)
+    if indices is not None:
+        table = table.select(indices)
+    pixels = np.empty((len(table), 3, 32, 32), np.uint8)
+    for row, image in enumerate(table["img"]):
+        try:
+            pixels[row] = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
+        except Exception as error:  # whatever Pillow raises on a corrupt image
+            raise DataError(f"{folder} {part}: image {row} is corrupt: {error}") from error
+    return pixels, np.asarray(table["label"])
+
+
+def _select(pixels: np.ndarray, labels: np.ndarray, part: str, indices: np.ndarray | None,
+            folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    _check_count(len(pixels), part, folder)
+    return (pixels, labels) if indices is None else (pixels[indices], labels[indices])
+
+
+def _check_count(found: int, part: str, folder: Path) -> None:
+    if found != COUNTS[part]:
+        raise DataError(f"{folder}: the {part} part has {found} images, CIFAR-10 has {COUNTS[part]}.")
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Builds numpy arrays and plain values; anything else in the file is refused, not executed."""
+
+    _allowed = frozenset({("multiarray", "_reconstruct"), ("numeric", "_frombuffer"), ("numpy", "ndarray"),
+                          ("numpy", "dtype"), ("_codecs", "encode")})
+
+    def find_class(self, module: str, name: str) -> Any:
+        short = module.removeprefix("numpy.core.").removeprefix("numpy._core.")
+        if (short, name) not in self._allowed:
+            raise pickle.UnpicklingError(f"{module}.{name} has no place in a CIFAR-10 batch")
+        return super().find_class(module.replace("numpy.core.", "numpy._core."), name)
+
+
+def _unpickle(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as stream:
+            content = _ArraysOnly(stream, encoding="latin1").load()
+    except FileNotFoundError as error:
+        raise DataError(f"{path} is missing; the copy of CIFAR-10 is incomplete.") from error
+    except Exception as error:  # a damaged pickle can raise nearly anything
+        raise DataError(f"{path} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path} is not a CIFAR-10 batch.")
+    return content

@@ -1,0 +1,275 @@
+"""The result record: one validated JSON file per run, and how files of older schemas are read.
+
+Full floats are stored; rounding happens only where people read. Latencies are in timesteps and always include the
+prelude; energies are in picojoules per image; spikes, SynOps and MACs are means per image.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, model_validator
+
+from benchmark.errors import RecordError
+from benchmark.spec import Frozen, RunSpec, Scalar
+
+SCHEMA = 1
+Status = Literal["ok", "skipped", "failed", "oom", "timeout", "interrupted"]
+
+# UPGRADES[n] turns a schema-n document into a schema-(n+1) one.
+UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+
+
+class Estimate(Frozen):
+    """A value with its 95% interval and the number of images behind it."""
+
+    value: float
+    ci95: tuple[float, float]
+    n: int
+
+
+class Ann(Frozen):
+    """The network that was converted, with analog logits."""
+
+    accuracy: Estimate
+
+
+class Curve(Frozen):
+    """The fixed-time network after 1..T timesteps. Spikes and SynOps are cumulative and include the prelude."""
+
+    timestep: tuple[int, ...]
+    accuracy: tuple[float, ...]
+    spikes_per_image: tuple[float, ...]
+    synops_per_image: tuple[float, ...]
+
+    @model_validator(mode="after")
+    def _same_length(self) -> Curve:
+        lengths = {len(self.timestep), len(self.accuracy), len(self.spikes_per_image), len(self.synops_per_image)}
+        if len(lengths) != 1:
+            raise ValueError(f"columns of unequal length: {sorted(lengths)}")
+        return self
+
+
+class Static(Frozen):
+    """Fixed-time inference for T_max timesteps; `latency` is prelude + T_max."""
+
+    accuracy: Estimate
+    latency: float
+    prelude: int
+    spikes_per_image: float
+    synops_per_image: float
+    macs_per_image: float
+    energy: dict[str, float]
+
+
+class Latency(Frozen):
+    """Timesteps until the answer, prelude included. `ci95` re-chooses the threshold in every bootstrap resample."""
+
+    mean: float
+    median: float
+    p95: float
+    share_at_cap: float
+    ci95: tuple[float, float]
+
+
+class Saving(Frozen):
+    """Shares (0..1) saved against fixed-time inference."""
+
+    latency: float
+    spikes: float
+    synops: float
+
+
+class EqualFixed(Frozen):
+    """The shortest fixed number of timesteps that is at least as accurate as the policy, on the same images.
+
+    `timesteps` excludes and `latency` includes the prelude; None where no fixed time reaches the accuracy.
+    """
+
+    timesteps: int | None
+    latency: float | None
+    accuracy: float | None
+    saving_latency: float | None
+
+
+class Guarantee(Frozen):
+    """P(risk <= epsilon) >= 1 - delta over draws of the calibration images."""
+
+    epsilon: float
+    delta: float
+    risk: str
+
+
+class PolicyResult(Frozen):
+    """One stopping rule on the test recording."""
+
+    name: str
+    params: dict[str, Any]
+    selection: str
+    accuracy: Estimate
+    latency: Latency
+    spikes_per_image: float
+    synops_per_image: float
+    macs_per_image: float
+    energy: dict[str, float]
+    saving: Saving
+    equal_fixed: EqualFixed
+    losers: int
+    winners: int
+    mcnemar_p: float
+    drop_upper95: float
+    guarantee: Guarantee | None = None
+    exit_histogram: tuple[int, ...]
+
+    @model_validator(mode="after")
+    def _images_add_up(self) -> PolicyResult:
+        if sum(self.exit_histogram) != self.accuracy.n:
+            raise ValueError(f"exit histogram holds {sum(self.exit_histogram)} images, accuracy {self.accuracy.n}")
+        return self
+
+
+class OraclePoint(Frozen):
+    """Accuracy and mean latency (prelude included) of a stopping time that peeks."""
+
+    accuracy: float
+    latency: float
+
+
+class Oracle(Frozen):
+    any_time_correct: OraclePoint
+    stable_correct: OraclePoint
+    consistency: OraclePoint
+
+
+class Measured(Frozen):
+    """Wall-clock seconds of the fixed-time and the early-exit pass over the same images, on one device."""
+
+    static_seconds: float
+    dynamic_seconds: float
+    speedup: float
+    ideal_speedup: float
+    device: str
+    batch_size: int
+    images: int
+
+
+class Reported(Frozen):
+    """What a paper claims for this cell."""
+
+    accuracy: float
+    latency: float
+    source: str
+
+
+class Provenance(Frozen):
+    """Where, when and with what the numbers were made."""
+
+    git_sha: str | None
+    dirty: bool | None
+    diff_sha256: str | None
+    submit_sha: str | None
+    versions: dict[str, str]
+    device: str
+    torch_flags: dict[str, Scalar]
+    seeds: dict[str, int]
+    dataset_fingerprint: str
+    slurm: dict[str, str]
+    started: str
+    phases: dict[str, float]
+    batch_size: int
+    oom_halvings: int = 0
+    command: tuple[str, ...] = ()
+
+
+class Artifact(Frozen):
+    """A file that the run left behind; `path` is relative to the results folder."""
+
+    path: str
+    sha256: str
+
+
+class ResultRecord(Frozen):
+    """One run. Only a record with status `ok` has numbers; the others say why not in `reason`."""
+
+    schema_version: Literal[1] = Field(default=SCHEMA, alias="schema")
+    id: str
+    status: Status
+    reason: str | None = None
+    traceback: str | None = None
+    spec: RunSpec
+    protocol: str
+    flags: tuple[str, ...] = ()
+    ann: Ann | None = None
+    curve: Curve | None = None
+    static: Static | None = None
+    policies: tuple[PolicyResult, ...] = ()
+    oracle: Oracle | None = None
+    measured: Measured | None = None
+    reported: Reported | None = None
+    provenance: Provenance
+    artifacts: tuple[Artifact, ...] = ()
+
+    @model_validator(mode="after")
+    def _complete(self) -> ResultRecord:
+        if self.id != self.spec.id:
+            raise ValueError(f"id {self.id} does not belong to this spec, whose id is {self.spec.id}")
+        if self.status == "ok":
+            missing = [name for name in ("ann", "curve", "static", "oracle") if getattr(self, name) is None]
+            if missing:
+                raise ValueError(f"status ok without {', '.join(missing)}")
+        elif not self.reason:
+            raise ValueError(f"status {self.status} without a reason")
+        return self
+
+    def to_json(self) -> str:
+        """The file's text: sorted keys, two spaces, full floats, a newline at the end."""
+        return json.dumps(self.model_dump(mode="json", by_alias=True), indent=2, sort_keys=True, allow_nan=False) + "\n"
+
+
+def upgrade(document: Mapping[str, Any], upgrades: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = UPGRADES,
+            target: int = SCHEMA) -> dict[str, Any]:
+    """A document of any known schema as one of schema `target`.
+
+    Raises RecordError for a schema that is missing, newer than this program, or without a way up.
+    """
+    document = dict(document)
+    while True:
+        version = document.get("schema")
+        if not isinstance(version, int) or isinstance(version, bool):
+            raise RecordError(f"no valid schema number (found {version!r}).")
+        if version == target:
+            return document
+        if version > target:
+            raise RecordError(f"schema {version} is newer than this program's {target}.", "Update the package to read it.")
+        if version not in upgrades:
+            raise RecordError(f"schema {version} is too old: no upgrade to {target} is known.")
+        document = upgrades[version](document)
+
+
+def parse_record(text: str, name: str = "record") -> ResultRecord:
+    """A validated record from JSON text. Raises RecordError that names `name` and each wrong field."""
+    try:
+        document = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise RecordError(f"{name}: not JSON ({error}).") from error
+    if not isinstance(document, dict):
+        raise RecordError(f"{name}: not a JSON object.")
+    try:
+        return ResultRecord.model_validate(upgrade(document))
+    except RecordError as error:
+        raise RecordError(f"{name}: {error}") from error
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, item['loc'])) or 'record'}: {item['msg']}" for item in error.errors()[:5])
+        raise RecordError(f"{name}: {problems}") from error
+
+
+def load_record(path: Path) -> ResultRecord:
+    """A validated record from a file. Raises RecordError that names the file."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecordError(f"{path}: unreadable ({error}).") from error
+    return parse_record(text, str(path))

@@ -1,0 +1,100 @@
+"""One lazy registry for methods, datasets, backbones and policies: ours, installed plug-ins, and plug-in files.
+
+Third parties add entries without touching ours: an installed package declares an entry point in the group
+`dynconf_bench.<kind>` (`name = "module:Attribute"`); a file passed with `--plugin FILE` calls
+`benchmark.registry.register(kind, name, object)`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any
+
+from benchmark.errors import UsageError, unknown_name
+
+KINDS = ("methods", "datasets", "models", "policies")
+
+_TABLES = {
+    "methods": ("methods", "METHODS"),
+    "datasets": ("benchmark.data", "DATASETS"),
+    "models": ("benchmark.backbones", "BACKBONES"),
+    "policies": ("dynconf.names", "POLICIES"),
+}
+
+_plugins: dict[str, dict[str, Any]] = {kind: {} for kind in KINDS}
+
+
+def register(kind: str, name: str, target: Any) -> None:
+    """Add an object under a name. Raises UsageError for an unknown kind or a name that is already taken."""
+    if kind not in KINDS:
+        raise unknown_name("kind of plug-in", kind, KINDS, "python -m benchmark list --help")
+    if name in names(kind):
+        raise UsageError(f"{kind[:-1]} {name!r} is already registered.")
+    _plugins[kind][name] = target
+
+
+def entries(kind: str) -> dict[str, Any]:
+    """Name to table entry, sorted by name. Imports no torch."""
+    found: dict[str, Any] = {**_table(kind), **_installed(kind), **_plugins[kind]}
+    return dict(sorted(found.items()))
+
+
+def names(kind: str) -> list[str]:
+    """Every known name, sorted."""
+    return list(entries(kind))
+
+
+def entry(kind: str, name: str) -> Any:
+    """The table entry of a name. Raises UsageError with near matches for an unknown one."""
+    known = entries(kind)
+    if name not in known:
+        raise unknown_name(kind[:-1], name, known, f"python -m benchmark list {kind}")
+    return known[name]
+
+
+def load(kind: str, name: str) -> Any:
+    """The object behind a name (a class or a function), imported now."""
+    found = entry(kind, name)
+    if isinstance(found, EntryPoint):
+        return found.load()
+    target = getattr(found, "target", None)
+    if not isinstance(target, str):
+        return found
+    module, _, attribute = target.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def load_plugin(path: str | Path) -> None:
+    """Run a plug-in file once. Raises UsageError if it is missing or fails."""
+    path = Path(path).resolve()
+    module_name = f"dynconf_bench_plugin_{path.stem}"
+    if module_name in sys.modules:
+        return
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise UsageError(f"plug-in {path} is not a Python file.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException as error:
+        del sys.modules[module_name]
+        if isinstance(error, UsageError):
+            raise
+        raise UsageError(f"plug-in {path} failed: {type(error).__name__}: {error}") from error
+
+
+def _table(kind: str) -> Mapping[str, Any]:
+    module, attribute = _TABLES[kind]
+    return getattr(importlib.import_module(module), attribute)  # type: ignore[no-any-return]
+
+
+@cache
+def _installed(kind: str) -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=f"dynconf_bench.{kind}")}

@@ -1,0 +1,96 @@
+"""What a run is: the `RunSpec` that determines its result and the `ExecSpec` that only says how to get there.
+
+Two specs with the same `RunSpec.id` give the same record, whatever the machine, batch size or file names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+
+Scalar = bool | int | float | str
+Precision = Literal["fp64", "fp32", "tf32", "bf16"]
+PRECISIONS: tuple[str, ...] = ("fp32", "tf32", "bf16", "fp64")
+
+
+class Frozen(BaseModel):
+    """A value: immutable, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class PolicySpec(Frozen):
+    """A stopping rule by name with the options that differ from its defaults."""
+
+    name: str
+    options: dict[str, Scalar] = Field(default_factory=dict)
+
+    def __str__(self) -> str:
+        if not self.options:
+            return self.name
+        return f"{self.name}[{','.join(f'{key}={value}' for key, value in sorted(self.options.items()))}]"
+
+
+class Weights(Frozen):
+    """Where the weights came from, and the sha256 of the bytes that were loaded."""
+
+    source: str
+    sha256: str
+
+
+class RunSpec(Frozen):
+    """Everything that determines the result of one cell of the table.
+
+    `dataset_fingerprint` and `weights.sha256` name the pixels and the weights themselves, so that two copies of
+    a dataset or two checkpoints of the same name never share an id. `limit` and `calibration_size` are numbers of
+    images (None: all).
+    """
+
+    method: str
+    method_version: int = 1
+    method_options: dict[str, Scalar] = Field(default_factory=dict)
+    dataset: str
+    dataset_fingerprint: str
+    split: str = "test"
+    model: str
+    weights: Weights
+    timesteps: PositiveInt
+    policies: tuple[PolicySpec, ...]
+    seed: int = 0
+    precision: Precision = "fp32"
+    limit: PositiveInt | None = None
+    calibration_size: PositiveInt | None = None
+
+    @property
+    def id(self) -> str:
+        """First 12 hexadecimal digits of the sha256 of the canonical JSON; where the weights lay does not count."""
+        return digest(self.model_dump(mode="json", exclude={"weights": {"source"}}))
+
+    @property
+    def recording_id(self) -> str:
+        """As `id`, without the policies: they are replayed on the same recording."""
+        return digest(self.model_dump(mode="json", exclude={"weights": {"source"}, "policies": True}))
+
+
+class ExecSpec(Frozen):
+    """How a run is carried out; written to provenance, never part of the id."""
+
+    batch_size: PositiveInt = 64
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    workers: int = Field(default=0, ge=0)
+    rerun: bool = False
+    measure: bool = False
+    plugins: tuple[str, ...] = ()
+
+
+def canonical_json(value: Any) -> str:
+    """One spelling for one value: sorted keys, no spaces, no NaN."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def digest(value: Any) -> str:
+    """First 12 hexadecimal digits of the sha256 of `canonical_json(value)`."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:12]

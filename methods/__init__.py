@@ -1,0 +1,48 @@
+"""How an ANN becomes a spiking network: one file per method. Needs torch; knows no dataset, file or command line.
+
+`METHODS` is a plain table, so listing the methods imports nothing heavy; `get` imports the one asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from methods.base import ConversionMethod
+
+
+@dataclass(frozen=True)
+class MethodEntry:
+    """One line of the table: where the class is, and what a user wants to know before importing it.
+
+    `version` is raised whenever the method's numbers change, so that old and new results never share an id.
+    """
+
+    target: str
+    summary: str
+    paper: str
+    needs: str
+    prelude: str
+    version: int = 1
+    timesteps: int = 32
+
+
+METHODS: dict[str, MethodEntry] = {
+    "qcfs": MethodEntry(
+        target="methods.qcfs:QCFS",
+        summary="integrate-and-fire with soft reset from a quantisation clip-floor-shift network",
+        paper="Bu et al., ICLR 2022, arXiv:2303.04347",
+        needs="training",
+        prelude="none",
+    ),
+}
+
+
+def get(name: str) -> type[ConversionMethod]:
+    """The method class called `name`. Raises KeyError that lists the known names."""
+    if name not in METHODS:
+        raise KeyError(f"unknown method {name!r}; known: {', '.join(sorted(METHODS))}")
+    module, _, attribute = METHODS[name].target.partition(":")
+    return getattr(importlib.import_module(module), attribute)  # type: ignore[no-any-return]

@@ -1,0 +1,284 @@
+"""Which operations a converted network performs: SynOps behind every spike, MACs of every analog layer.
+
+What counts as what is declared by the structure, never guessed from values:
+
+* a spike that arrives at a convolution, a linear layer, an average pooling or an identity shortcut is one SynOp per
+  synapse it reaches, padding and stride counted exactly;
+* a convolution or linear layer whose input is analog (the image, an average of spikes, another layer's current) does
+  its dense MACs: once per image if its input is constant over time, else once per timestep. MACs at padded positions
+  are not counted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+from torch.fx.passes.shape_prop import ShapeProp
+
+from methods.errors import ConversionError
+from methods.neurons import SpikingNeuron
+from methods.tracing import (
+    BATCH_NORMS,
+    CONCATENATIONS,
+    CONVOLUTIONS,
+    MAX_POOLS,
+    SIZE_FUNCTIONS,
+    SYNAPSES,
+    describe,
+    is_addition,
+    is_average,
+    is_call,
+    is_relu,
+    is_reshaping,
+    module_of,
+)
+
+
+class Signal(Enum):
+    """What a node's output carries."""
+
+    CONSTANT = "the image, or something computed from it alone"
+    SPIKE = "spikes"
+    GRADED = "averages of spikes"
+    CURRENT = "input current"
+    SIZE = "no signal"
+
+
+@dataclass(frozen=True)
+class Site:
+    """One spiking layer.
+
+    `shape` is one image's; `fan_out` the mean number of synapses that a spike reaches; `synapses` their sum over the
+    layer (its SynOps if every neuron spikes once); `kind` is `binary` or `signed`.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    kind: str
+    fan_out: float
+    synapses: int
+
+    @property
+    def neurons(self) -> int:
+        """Number of neurons in the layer."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class AnalogLayer:
+    """One layer that multiplies: its MACs per image, and whether it runs `once` per image or every `timestep`."""
+
+    name: str
+    macs: int
+    runs: str
+    input: str
+
+
+def signals(graph: fx.GraphModule) -> dict[fx.Node, Signal]:
+    """What every node carries. Raises ConversionError for an operation that has no spiking counterpart."""
+    known: dict[fx.Node, Signal] = {}
+    for node in graph.graph.nodes:
+        if node.op in ("placeholder", "get_attr"):
+            known[node] = Signal.CONSTANT
+        elif node.op == "output":
+            continue
+        else:
+            known[node] = _signal(graph, node, [known[source] for source in node.all_input_nodes])
+    return known
+
+
+def _signal(graph: fx.GraphModule, node: fx.Node, inputs: list[Signal]) -> Signal:
+    module = module_of(graph, node)
+    if isinstance(module, SpikingNeuron):
+        return Signal.SPIKE
+    if is_relu(graph, node):
+        raise ConversionError(f"{describe(graph, node)} was left: every ReLU must become a spiking neuron. "
+                              "Convert the network that `prepare` returned.")
+    carried = [signal for signal in inputs if signal is not Signal.SIZE]
+    if is_call(node, SIZE_FUNCTIONS) or not carried:
+        return Signal.SIZE
+    if all(signal is Signal.CONSTANT for signal in carried):
+        return Signal.CONSTANT
+    if isinstance(module, (*SYNAPSES, *BATCH_NORMS)) or is_addition(node):
+        return Signal.CURRENT
+    if is_average(graph, node):
+        return Signal.CURRENT if Signal.CURRENT in carried else Signal.GRADED
+    if is_reshaping(graph, node) or is_call(node, CONCATENATIONS) or _is_scaling(node):
+        return next(signal for signal in (Signal.CURRENT, Signal.GRADED, Signal.SPIKE, Signal.CONSTANT)
+                    if signal in carried)
+    if isinstance(module, MAX_POOLS) or is_call(node, (F.max_pool1d, F.max_pool2d, F.max_pool3d, torch.max_pool2d)):
+        raise ConversionError(f"{describe(graph, node)}: the maximum of instantaneous spikes is not the maximum of rates. "
+                              "Use average pooling and train again.")
+    raise ConversionError(f"{describe(graph, node)} has no spiking counterpart here.")
+
+
+def _is_scaling(node: fx.Node) -> bool:
+    return is_call(node, (torch.mul,)) and len(node.all_input_nodes) == 1
+
+
+class Accounting:
+    """Fan-out maps and MACs of a converted graph, for one image shape.
+
+    Args:
+        graph: the converted network.
+        image: [1, ...], an image of the shape to account for; its values do not matter.
+    """
+
+    def __init__(self, graph: fx.GraphModule, image: Tensor):
+        self._graph = graph
+        self._signals = signals(graph)
+        ShapeProp(graph).propagate(image)
+        for module in graph.modules():
+            if isinstance(module, SpikingNeuron):
+                module.reset()
+        self.fan_out: dict[str, Tensor] = {}
+        self.sites: tuple[Site, ...] = ()
+        self.analog: tuple[AnalogLayer, ...] = ()
+        for node in graph.graph.nodes:
+            module = module_of(graph, node)
+            if isinstance(module, SpikingNeuron):
+                self._add_site(node, module)
+            elif isinstance(module, (*SYNAPSES, *BATCH_NORMS)):
+                self._add_analog(node, module)
+
+    @property
+    def macs_once(self) -> int:
+        """MACs per image that do not depend on the number of timesteps."""
+        return sum(layer.macs for layer in self.analog if layer.runs == "once")
+
+    @property
+    def macs_per_timestep(self) -> int:
+        """MACs per image of every timestep."""
+        return sum(layer.macs for layer in self.analog if layer.runs == "timestep")
+
+    def _add_site(self, node: fx.Node, neuron: SpikingNeuron) -> None:
+        fan_out = self._fan_out(node)
+        name = str(node.target)
+        self.fan_out[name] = fan_out
+        synapses = int(fan_out.sum())
+        self.sites += (Site(name, tuple(fan_out.shape), neuron.kind, synapses / fan_out.numel(), synapses),)
+
+    def _add_analog(self, node: fx.Node, module: nn.Module) -> None:
+        source = node.all_input_nodes[0]
+        signal = self._signals[source]
+        if signal is Signal.SPIKE:
+            return
+        if isinstance(module, BATCH_NORMS):
+            macs = math.prod(_shape(node))
+        else:
+            macs = int(_synapses_of(module, _shape(source)).sum())
+        runs = "once" if signal is Signal.CONSTANT else "timestep"
+        self.analog += (AnalogLayer(str(node.target), macs, runs, signal.name.lower()),)
+
+    def _fan_out(self, node: fx.Node) -> Tensor:
+        """Synapses behind every value of a node that carries spikes: float64, one image's shape."""
+        total = torch.zeros(_shape(node), dtype=torch.float64)
+        for user in node.users:
+            if user.op != "output" and not is_call(user, SIZE_FUNCTIONS):
+                total += self._fan_out_into(node, user)
+        return total
+
+    def _fan_out_into(self, node: fx.Node, user: fx.Node) -> Tensor:
+        shape = _shape(node)
+        module = module_of(self._graph, user)
+        if isinstance(module, SYNAPSES):
+            return _synapses_of(module, shape)
+        if is_average(self._graph, user):
+            return _windows(self._graph, user, shape)
+        if is_addition(user) or isinstance(module, BATCH_NORMS):
+            return torch.ones(shape, dtype=torch.float64)
+        if is_reshaping(self._graph, user) or is_call(user, CONCATENATIONS) or _is_scaling(user):
+            return self._pull_back(node, user, self._fan_out(user))
+        raise ConversionError(f"{describe(self._graph, user)} takes spikes, but its synapses cannot be counted.")
+
+    def _pull_back(self, node: fx.Node, user: fx.Node, beyond: Tensor) -> Tensor:
+        """`beyond`, the map behind `user`'s output, as a map over `node`: user only moves values around."""
+        with torch.enable_grad():
+            values: dict[fx.Node, Any] = {source: torch.zeros((1, *_shape(source)), dtype=torch.float64)
+                                          if "tensor_meta" in source.meta and hasattr(source.meta["tensor_meta"], "shape")
+                                          else self._size_value(source) for source in user.all_input_nodes}
+            values[node].requires_grad_(True)
+            args, kwargs = fx.node.map_arg((user.args, user.kwargs), lambda source: values[source])
+            if _is_scaling(user):
+                moved = args[0]
+            elif user.op == "call_module":
+                moved = self._graph.get_submodule(str(user.target))(*args, **kwargs)
+            elif user.op == "call_method":
+                moved = getattr(args[0], str(user.target))(*args[1:], **kwargs)
+            else:
+                moved = user.target(*args, **kwargs)  # type: ignore[operator]
+            (moved * beyond).sum().backward()
+            gradient = values[node].grad
+        return torch.zeros(_shape(node), dtype=torch.float64) if gradient is None else gradient[0]
+
+    def _size_value(self, node: fx.Node) -> Any:
+        """A size that the graph reads, for one image."""
+        source = node.args[0]
+        assert isinstance(source, fx.Node)
+        if node.target == "dim":
+            return 1 + len(_shape(source))
+        size = torch.Size((1, *_shape(source)))
+        index = node.args[1] if len(node.args) > 1 else None
+        return size if not isinstance(index, int) else size[index]
+
+
+def _shape(node: fx.Node) -> tuple[int, ...]:
+    """One image's shape of a node's output."""
+    return tuple(node.meta["tensor_meta"].shape[1:])
+
+
+def _synapses_of(layer: nn.Module, shape: tuple[int, ...]) -> Tensor:
+    """How many synapses of `layer` each value of an input of `shape` reaches; float64."""
+    if isinstance(layer, nn.Linear):
+        return torch.full(shape, float(layer.out_features), dtype=torch.float64)
+    assert isinstance(layer, CONVOLUTIONS)
+    # All output channels of a group see an input channel alike, so one channel with unit weights tells the rest.
+    convolve = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}[len(layer.kernel_size)]
+    with torch.enable_grad():
+        pixels = torch.zeros(1, 1, *shape[1:], dtype=torch.float64, requires_grad=True)
+        padded, padding = pixels, layer.padding
+        if layer.padding_mode != "zeros":
+            padded, padding = F.pad(pixels, layer._reversed_padding_repeated_twice, mode=layer.padding_mode), 0
+        ones = torch.ones(1, 1, *layer.kernel_size, dtype=torch.float64)
+        convolve(padded, ones, None, layer.stride, padding, layer.dilation).sum().backward()
+    assert pixels.grad is not None
+    return (pixels.grad[0] * (layer.out_channels // layer.groups)).expand(shape).clone()
+
+
+def _windows(graph: fx.GraphModule, node: fx.Node, shape: tuple[int, ...]) -> Tensor:
+    """In how many windows of an average pooling each value of its input lies; float64."""
+    out = _shape(node)
+    module = module_of(graph, node)
+    settings: Mapping[str, Any] = vars(module) if module is not None else node.kwargs
+    if settings.get("padding") not in (None, 0, (0, 0)) or settings.get("ceil_mode"):
+        raise ConversionError(f"{describe(graph, node)}: average pooling with padding or ceil_mode is not supported.")
+    adaptive = "Adaptive" in type(module).__name__ or "adaptive" in getattr(node.target, "__name__", "")
+    if is_call(node, (torch.mean, "mean")):
+        return torch.ones(shape, dtype=torch.float64)
+    kernel = settings.get("kernel_size", node.args[1] if len(node.args) > 1 else None)
+    stride = settings.get("stride", node.args[2] if len(node.args) > 2 else None) or kernel
+    spatial = len(out) - 1
+    counts = torch.ones(shape, dtype=torch.float64)
+    for axis in range(1, spatial + 1):
+        line = torch.zeros(shape[axis], dtype=torch.float64)
+        for position in range(out[axis]):
+            if adaptive:
+                first = position * shape[axis] // out[axis]
+                last = -(-(position + 1) * shape[axis] // out[axis])
+            else:
+                first = position * _per_axis(stride, axis)
+                last = first + _per_axis(kernel, axis)
+            line[first:last] += 1
+        counts *= line.reshape([-1 if other == axis else 1 for other in range(len(shape))])
+    return counts
+
+
+def _per_axis(value: Any, axis: int) -> int:
+    return int(value[axis - 1] if isinstance(value, (tuple, list)) else value)

@@ -1,0 +1,175 @@
+"""The spiking network that every method returns: begin, step, keep."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx, nn
+
+from methods.accounting import Accounting, AnalogLayer, Signal, Site, signals
+from methods.neurons import SpikingNeuron
+from methods.tally import SpikeTally
+
+
+@dataclass(frozen=True)
+class ConversionReport:
+    """What a conversion did: names of the spiking layers, numbers of folded batch norms and analog layers."""
+
+    method: str
+    spiking_layers: tuple[str, ...]
+    folded_batch_norms: int
+    remaining_batch_norms: int
+
+    def __str__(self) -> str:
+        return (f"{self.method}: {len(self.spiking_layers)} activations became spiking layers, "
+                f"{self.folded_batch_norms} batch norms folded, {self.remaining_batch_norms} left as affine maps")
+
+
+class SpikingNetwork(nn.Module):
+    """A network that is simulated one timestep at a time.
+
+    What depends on the image alone (the stem's current) is computed once, in `begin`; `step` runs the rest. All state
+    is per image and lives in this object. Outputs are this timestep's logits; stopping rules work on their sum.
+
+    Args:
+        graph: the converted graph, with `SpikingNeuron` modules in it.
+        report: what the conversion did.
+        prelude_steps: timesteps that every image pays before the first answer.
+        prelude: called at the end of `begin` to run them.
+    """
+
+    def __init__(self, graph: fx.GraphModule, report: ConversionReport, prelude_steps: int = 0,
+                 prelude: Callable[[SpikingNetwork], None] | None = None):
+        super().__init__()
+        self.report = report
+        self.prelude_steps = prelude_steps
+        self._prelude = prelude
+        self._graph = graph
+        self._before, self._body = split_constant_part(graph)
+        self._neurons = [module for module in self._body.modules() if isinstance(module, SpikingNeuron)]
+        self._currents: tuple[Tensor, ...] | None = None
+        self._accounting: Accounting | None = None
+        self._image_shape: tuple[int, ...] | None = None
+        self._spikes: Tensor | None = None
+        self._synops: Tensor | None = None
+        self.eval()
+
+    def train(self, mode: bool = True) -> SpikingNetwork:
+        """Spiking simulation is always in eval mode; asking for training mode raises RuntimeError."""
+        if mode:
+            raise RuntimeError("a converted network is simulated in eval mode only")
+        return super().train(False)
+
+    @torch.no_grad()
+    def begin(self, images: Tensor) -> None:
+        """Start on new images [B, ...]: reset all state, compute the constant current, run the prelude.
+
+        `spikes` and `synops` then hold the prelude's totals (zero if there is none).
+        """
+        self.account(images[:1])
+        for neuron in self._neurons:
+            neuron.reset()
+        self._currents = self._before(images)
+        self._spikes = torch.zeros(len(images), dtype=torch.float64, device=images.device)
+        self._synops = self._spikes.clone()
+        if self._prelude is not None:
+            self._prelude(self)
+
+    @torch.no_grad()
+    def step(self) -> Tensor:
+        """One timestep: this timestep's logits [B, K]. Raises RuntimeError before `begin`."""
+        if self._currents is None:
+            raise RuntimeError("call begin(images) before step()")
+        logits: Tensor = self._body(*self._currents)
+        counts = [neuron.counts for neuron in self._neurons if neuron.counts is not None]
+        self._spikes = torch.stack([spikes for spikes, _ in counts]).sum(0)
+        self._synops = torch.stack([synops for _, synops in counts]).sum(0)
+        return logits
+
+    @torch.no_grad()
+    def keep(self, mask: Tensor) -> None:
+        """Go on with the images where `mask` [B] (bool) is True, as if the others had never been there."""
+        if self._currents is None or self._spikes is None or self._synops is None:
+            raise RuntimeError("call begin(images) before keep(mask)")
+        self._currents = tuple(current[mask] for current in self._currents)
+        self._spikes, self._synops = self._spikes[mask], self._synops[mask]
+        for neuron in self._neurons:
+            neuron.keep(mask)
+
+    @torch.no_grad()
+    def account(self, image: Tensor) -> None:
+        """Count synapses and MACs for images of this shape ([1, ...]); `begin` does it by itself."""
+        shape = tuple(image.shape[1:])
+        if shape == self._image_shape:
+            return
+        accounting = Accounting(self._graph, image)
+        for name, fan_out in accounting.fan_out.items():
+            neuron = self._graph.get_submodule(name)
+            assert isinstance(neuron, SpikingNeuron)
+            neuron.tally = SpikeTally(fan_out, signed=neuron.kind == "signed")
+        self._accounting, self._image_shape = accounting, shape
+
+    @property
+    def spikes(self) -> Tensor:
+        """Spikes of the last timestep per image, int64 [B]; after `begin`, those of the prelude."""
+        return _counted(self._spikes)
+
+    @property
+    def synops(self) -> Tensor:
+        """SynOps of the last timestep per image, int64 [B]; after `begin`, those of the prelude."""
+        return _counted(self._synops)
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """The spiking layers. Raises RuntimeError as long as no image shape is known."""
+        return self._accounted.sites
+
+    @property
+    def analog_layers(self) -> tuple[AnalogLayer, ...]:
+        """The layers that multiply. Raises RuntimeError as long as no image shape is known."""
+        return self._accounted.analog
+
+    @property
+    def macs_once(self) -> int:
+        """MACs per image of what is computed once, the stem."""
+        return self._accounted.macs_once
+
+    @property
+    def macs_per_timestep(self) -> int:
+        """MACs per image of every timestep: average-pooled inputs."""
+        return self._accounted.macs_per_timestep
+
+    @property
+    def _accounted(self) -> Accounting:
+        if self._accounting is None:
+            raise RuntimeError("no image shape known yet: call begin(images), or convert with calibration images")
+        return self._accounting
+
+
+def _counted(value: Tensor | None) -> Tensor:
+    if value is None:
+        raise RuntimeError("call begin(images) first")
+    return value.long()
+
+
+def split_constant_part(graph: fx.GraphModule) -> tuple[fx.GraphModule, fx.GraphModule]:
+    """What depends on the image alone, and the rest; the first returns the tuple that the second takes."""
+    carried = signals(graph)
+    constant = {node for node, signal in carried.items() if signal is Signal.CONSTANT}
+    body_nodes = [node for node in graph.graph.nodes if node not in constant]
+    boundary = [node for node in graph.graph.nodes if node in constant and any(user not in constant for user in node.users)]
+
+    before, copied = fx.Graph(), {}
+    for node in graph.graph.nodes:
+        if node in constant:
+            copied[node] = before.node_copy(node, lambda source: copied[source])
+    before.output(tuple(copied[node] for node in boundary))
+
+    body, copied = fx.Graph(), {}
+    for node in boundary:
+        copied[node] = body.placeholder(node.name)
+    for node in body_nodes:
+        copied[node] = body.node_copy(node, lambda source: copied[source])
+    return fx.GraphModule(graph, before), fx.GraphModule(graph, body)
