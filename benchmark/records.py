@@ -145,7 +145,10 @@ class Oracle(Frozen):
 
 
 class Measured(Frozen):
-    """Wall-clock seconds of the fixed-time and the early-exit pass over the same images, on one device."""
+    """Wall-clock seconds of the fixed-time and the early-exit pass over the same images, on one device.
+
+    `differing_images`: how many left the running network at another time or with another answer than in the replay.
+    """
 
     static_seconds: float
     dynamic_seconds: float
@@ -154,6 +157,8 @@ class Measured(Frozen):
     device: str
     batch_size: int
     images: int
+    policy: str
+    differing_images: int
 
 
 class Reported(Frozen):
@@ -181,7 +186,6 @@ class Provenance(Frozen):
     phases: dict[str, float]
     batch_size: int
     oom_halvings: int = 0
-    command: tuple[str, ...] = ()
 
 
 class Artifact(Frozen):

@@ -94,3 +94,20 @@ def canonical_json(value: Any) -> str:
 def digest(value: Any) -> str:
     """First 12 hexadecimal digits of the sha256 of `canonical_json(value)`."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:12]
+
+
+class Cell(Frozen):
+    """What a user asks for, before data and weights have been looked at. None: the default of what it belongs to."""
+
+    method: str = "qcfs"
+    method_options: dict[str, Scalar] = Field(default_factory=dict)
+    dataset: str = "digits"
+    data_dir: str | None = None
+    model: str | None = None
+    checkpoint: str | None = None
+    timesteps: PositiveInt | None = None
+    policies: tuple[PolicySpec, ...] = (PolicySpec(name="dynamic-confidence"),)
+    seed: int = Field(default=0, ge=0)
+    precision: Precision = "fp32"
+    limit: PositiveInt | None = None
+    calibration_size: PositiveInt | None = None

@@ -20,6 +20,7 @@ from benchmark import registry
 from benchmark.checkpoints import Card, from_akamaster, load_into, read_weights, write_checkpoint
 from benchmark.data.images import Images, Preprocessing
 from benchmark.errors import BenchmarkError
+from benchmark.loading import normalise
 from benchmark.options import build, parse_settings
 from methods.qcfs import QCFSActivation
 from methods.tracing import QuantisedActivation
@@ -38,12 +39,9 @@ class Recipe:
     seed: int = 0
 
 
-def normalise(pixels: Tensor, preprocessing: Preprocessing, dtype: torch.dtype = torch.float32) -> Tensor:
-    """uint8 [B, C, H, W] to network input of `dtype`."""
-    shape = (1, -1, 1, 1)
-    mean = torch.tensor(preprocessing.mean, dtype=dtype, device=pixels.device).reshape(shape)
-    std = torch.tensor(preprocessing.std, dtype=dtype, device=pixels.device).reshape(shape)
-    return (pixels.to(dtype) / preprocessing.divisor - mean) / std
+def first_batch(images: Images, preprocessing: Preprocessing, count: int = 500) -> Tensor:
+    """The first training images as network input, to initialise thresholds with."""
+    return normalise(torch.from_numpy(images.pixels[:count]), preprocessing)
 
 
 def crop_and_flip(images: Tensor, generator: torch.Generator, padding: int = 4) -> Tensor:
@@ -194,7 +192,7 @@ def main(dataset: str, data_dir: Path | None, model: str, method: str, options: 
     conversion = build(registry.load("methods", method), parse_settings(options), f"method {method}")
     network = conversion.prepare(ann)
     if init is not None:
-        initialise_thresholds(network, normalise(torch.from_numpy(images.pixels[:500]), preprocessing))
+        initialise_thresholds(network, first_batch(images, preprocessing))
     network = network.to(memory_format=torch.channels_last)
     held_out = source.split("calibration")
 

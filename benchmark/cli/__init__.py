@@ -1,0 +1,63 @@
+"""The command line. Heavy imports stand inside the handlers, so that help and listings need no torch."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import version
+from typing import NoReturn
+
+import click
+
+from benchmark.cli.doctor import doctor
+from benchmark.cli.leaderboard import leaderboard
+from benchmark.cli.listing import listing
+from benchmark.cli.prepare import prepare
+from benchmark.cli.records import compare, show
+from benchmark.cli.replay import replay
+from benchmark.cli.run import run
+from benchmark.cli.selftest import selftest
+from benchmark.errors import EXIT_INTERRUPTED, BenchmarkError, near_matches
+
+
+class _Suggesting(click.Group):
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            if "Did you mean" not in error.message:  # newer versions of click say so themselves
+                error.message = f"{error.message} {near_matches(args[0], self.commands)}".strip()
+            raise
+
+
+@click.group(cls=_Suggesting, context_settings={"help_option_names": ["-h", "--help"]}, epilog="""\b
+Examples:
+  python -m benchmark run                       digits, trained in seconds, offline
+  python -m benchmark run --dataset cifar10 --data-dir DIR
+  python -m benchmark list methods
+  python -m benchmark leaderboard --check
+
+\b
+Exit codes: 0 done, 1 a run failed, 2 usage, 3 leaderboard stale, 130 interrupted.""")
+@click.version_option(version("dynconf-bench"), prog_name="dynconf-bench")
+def cli() -> None:
+    """Reference benchmark for low-latency spiking neural networks."""
+
+
+for command in (run, replay, leaderboard, listing, show, compare, prepare, doctor, selftest):
+    cli.add_command(command)
+
+
+def main() -> NoReturn:
+    """Run the command line and exit with one of the documented codes."""
+    try:
+        code = cli.main(prog_name="python -m benchmark", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except BenchmarkError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted; run the same command again to go on", err=True)
+        sys.exit(EXIT_INTERRUPTED)
+    sys.exit(code if isinstance(code, int) else 0)

@@ -6,6 +6,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -93,6 +94,10 @@ class ImageDataset(ABC):
     @abstractmethod
     def split(self, name: str) -> Images:
         """One of `SPLITS`."""
+
+    @staticmethod
+    def download(data_dir: Path) -> None:  # noqa: B027  (embedded datasets have nothing to fetch)
+        """Fetch the files into `data_dir`; only `prepare` calls it."""
 
     def flags(self, images: Images) -> tuple[str, ...]:
         """What a reader of the table must know about this copy of the data."""

@@ -1,0 +1,83 @@
+"""`run`: one cell of the table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from benchmark.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK
+
+
+@click.command(epilog="""\b
+Examples:
+  python -m benchmark run
+  python -m benchmark run --method qcfs --dataset cifar10 --model resnet20 --data-dir DIR
+  python -m benchmark run --set levels=8 --timesteps 16 --policy fixed --policy dynamic-confidence
+  python -m benchmark run --policy 'dynamic-confidence[scale=30,threshold=0.6]' --json > record.json""")
+@click.option("--method", default="qcfs", show_default=True, help="Conversion method.")
+@click.option("--dataset", default="digits", show_default=True, help="Dataset; must be on this disk, see prepare.")
+@click.option("--model", help="Backbone; the dataset's own by default.")
+@click.option("--checkpoint", metavar="FILE|zoo:NAME|timm:NAME", help="Weights; by default those of the zoo that fit.")
+@click.option("--timesteps", type=click.IntRange(min=1), help="T; the method's own by default (qcfs: 32).")
+@click.option("--policy", "policies", multiple=True, metavar="NAME[KEY=VALUE,...]",
+              help="Stopping rule; may be repeated.  [default: dynamic-confidence]")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Option of the method; may be repeated.")
+@click.option("--limit", type=click.IntRange(min=1), help="Only the first N test images.")
+@click.option("--calibration-size", type=click.IntRange(min=1), help="Only the first N calibration images.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of training and bootstrap.")
+@click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True, help="Does not change the result.")
+@click.option("--workers", type=click.IntRange(min=0), default=0, show_default=True, help="Processes that load images.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--precision", type=click.Choice(["fp32", "tf32", "bf16", "fp64"]), default="fp32", show_default=True,
+              help="Of the synapses; membranes are never below fp32.")
+@click.option("--data-dir", type=click.Path(path_type=Path), help="Where the dataset lies.")
+@click.option("--results", type=click.Path(path_type=Path), help="Folder of the records.  [default: leaderboard/results]")
+@click.option("--measure", is_flag=True, help="Also time both passes on the clock.")
+@click.option("--rerun", is_flag=True, help="Run again even if the record is there.")
+@click.option("--plugin", "plugins", multiple=True, type=click.Path(path_type=Path), help="Python file that registers more.")
+@click.option("--json", "as_json", is_flag=True, help="Print the record, and nothing else, on stdout.")
+def run(method: str, dataset: str, model: str | None, checkpoint: str | None, timesteps: int | None,
+        policies: tuple[str, ...], settings: tuple[str, ...], limit: int | None, calibration_size: int | None, seed: int,
+        batch_size: int, workers: int, device: str, precision: str, data_dir: Path | None, results: Path | None,
+        measure: bool, rerun: bool, plugins: tuple[Path, ...], as_json: bool) -> int:
+    """Convert, record, stop early, judge: one record of one method on one dataset and backbone.
+
+    Without any flag: QCFS on scikit-learn's digits, with a small network trained in seconds.
+    """
+    from benchmark import registry
+    from benchmark.cli.reporting import Console
+    from benchmark.cli.tables import record_table
+    from benchmark.options import parse_settings
+    from benchmark.spec import Cell, ExecSpec
+    from benchmark.store import DEFAULT_RESULTS, ResultStore
+
+    for plugin in plugins:
+        registry.load_plugin(plugin)
+    # Names are checked before torch is imported: a typo should not cost seconds.
+    registry.entry("methods", method)
+    registry.entry("datasets", dataset)
+    if model is not None:
+        registry.entry("models", model)
+    for policy in policies:
+        registry.entry("policies", policy.partition("[")[0])
+
+    from benchmark.evaluation import parse_policy
+    from benchmark.runner import run as run_cell
+
+    specs = tuple(parse_policy(text) for text in policies or ("dynamic-confidence",))
+    cell = Cell(method=method, method_options=dict(parse_settings(settings)), dataset=dataset, model=model,
+                data_dir=str(data_dir) if data_dir else None, checkpoint=checkpoint, timesteps=timesteps, policies=specs,
+                seed=seed, precision=precision, limit=limit, calibration_size=calibration_size)  # type: ignore[arg-type]
+    execution = ExecSpec(batch_size=batch_size, device=device, workers=workers, rerun=rerun, measure=measure,  # type: ignore[arg-type]
+                         plugins=tuple(map(str, plugins)))
+    store = ResultStore(results or DEFAULT_RESULTS)
+    record, stored = run_cell(cell, store, execution, Console())
+    if stored:
+        click.echo(f"record {record.id} was in the store already; --rerun repeats it", err=True)
+    elif record.status == "ok":
+        click.echo(f"wrote {store.path(record.spec)}", err=True)
+    click.echo(record_table(record), err=as_json)
+    if as_json:
+        click.echo(record.to_json(), nl=False)
+    return {"ok": EXIT_OK, "skipped": EXIT_OK, "interrupted": EXIT_INTERRUPTED}.get(record.status, EXIT_FAILED)

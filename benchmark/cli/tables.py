@@ -1,0 +1,75 @@
+"""Tables for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from benchmark.records import Estimate, PolicyResult, ResultRecord
+
+
+def plain_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of strings, exactly as given."""
+    from tabulate import tabulate
+
+    return str(tabulate(rows, headers=headers, tablefmt="simple", disable_numparse=True))
+
+
+def percent(value: float) -> str:
+    """A share as a percentage with two decimals."""
+    return f"{100 * value:.2f}%"
+
+
+def with_interval(estimate: Estimate) -> str:
+    """Accuracy with its 95% interval."""
+    return f"{100 * estimate.value:.2f}% [{100 * estimate.ci95[0]:.2f}, {100 * estimate.ci95[1]:.2f}]"
+
+
+def count(value: float) -> str:
+    """A large number with a unit prefix."""
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= size:
+            return f"{value / size:.2f} {unit}"
+    return f"{value:.0f}"
+
+
+HEADERS = ("stopping rule", "accuracy [95%]", "timesteps [95%]", "saved", "saved vs equal fixed T", "lost/won",
+           "drop at most", "spikes", "SynOps")
+
+
+def policy_row(policy: PolicyResult) -> list[str]:
+    """One line of the result table."""
+    equal = policy.equal_fixed
+    against = "-" if equal.saving_latency is None else f"{percent(equal.saving_latency)} (T={equal.timesteps})"
+    return [policy_name(policy), with_interval(policy.accuracy),
+            f"{policy.latency.mean:.2f} [{policy.latency.ci95[0]:.2f}, {policy.latency.ci95[1]:.2f}]",
+            percent(policy.saving.latency), against, f"{policy.losers}/{policy.winners}",
+            f"{100 * policy.drop_upper95:.2f} pp", count(policy.spikes_per_image), count(policy.synops_per_image)]
+
+
+def policy_name(policy: PolicyResult) -> str:
+    """The rule with the parameters in force."""
+    shown = [f"{key} {value:.4g}" for key, value in policy.params.items()
+             if isinstance(value, (int, float)) and not isinstance(value, bool) and (key != "tolerance" or value)]
+    return f"{policy.name} ({', '.join(shown)}; {policy.selection})"
+
+
+def record_table(record: ResultRecord) -> str:
+    """What a run found, with and without early exit."""
+    spec = record.spec
+    lines = [f"{spec.method} · {spec.dataset} · {spec.model} · T = {spec.timesteps} · record {record.id}"]
+    if record.status != "ok" or record.static is None or record.ann is None or record.oracle is None:
+        return "\n".join([*lines, f"{record.status}: {record.reason}"])
+    static = record.static
+    fixed = [f"all {spec.timesteps} timesteps", with_interval(static.accuracy), f"{static.latency:.0f}", "-", "-", "-", "-",
+             count(static.spikes_per_image), count(static.synops_per_image)]
+    lines += [plain_table(HEADERS, [fixed, *map(policy_row, record.policies)]), ""]
+    lines.append(f"ANN {with_interval(record.ann.accuracy)} on {record.ann.accuracy.n} test images; "
+                 f"consistency oracle {record.oracle.consistency.latency:.2f} timesteps")
+    for policy in record.policies:
+        lines.append(f"{policy.name}: McNemar p = {policy.mcnemar_p:.3g} against all timesteps")
+    if record.measured is not None:
+        measured = record.measured
+        lines.append(f"on the clock (batch {measured.batch_size}, {measured.device}): {measured.static_seconds:.2f} s with all "
+                     f"timesteps, {measured.dynamic_seconds:.2f} s with early exit, {measured.speedup:.2f}x "
+                     f"(ideal {measured.ideal_speedup:.2f}x); {measured.differing_images} images differ from the replay")
+    return "\n".join([*lines, *(f"note: {flag}" for flag in record.flags)])

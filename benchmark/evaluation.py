@@ -1,0 +1,148 @@
+"""From recordings to the numbers of a record: the curve, fixed time, every policy, the oracles. No network needed."""
+
+from __future__ import annotations
+
+import torch
+
+from benchmark import registry
+from benchmark.energy import energy
+from benchmark.errors import UsageError, unknown_name
+from benchmark.options import build
+from benchmark.records import (
+    Curve,
+    EqualFixed,
+    Estimate,
+    Latency,
+    Oracle,
+    OraclePoint,
+    PolicyResult,
+    Saving,
+    Static,
+)
+from benchmark.spec import PolicySpec
+from dynconf.judging import (
+    Outcome,
+    bootstrap_latency,
+    bootstrap_mean,
+    compare,
+    outcome,
+    shortest_equal_fixed,
+    static_outcome,
+)
+from dynconf.oracles import ORACLES
+from dynconf.policies import FitError, Policy, ThresholdPolicy
+from dynconf.recording import Recording
+
+
+def parse_policy(text: str) -> PolicySpec:
+    """`name` or `name[key=value,...]` as a spec with typed options.
+
+    Raises UsageError for an unknown policy or option, with near matches.
+    """
+    name, bracket, rest = text.partition("[")
+    if bracket and not rest.endswith("]"):
+        raise UsageError(f"policy {text!r}: the closing bracket is missing.")
+    if name not in registry.names("policies"):
+        raise unknown_name("policy", name, registry.names("policies"), "python -m benchmark list policies")
+    options: dict[str, str] = {}
+    for part in filter(None, rest.removesuffix("]").split(",")):
+        key, equals, value = part.partition("=")
+        if not equals:
+            raise UsageError(f"policy {text!r}: {part!r} is not KEY=VALUE.")
+        options[key.strip()] = value.strip()
+    policy = make_policy(PolicySpec(name=name, options=dict(options)))
+    return PolicySpec(name=name, options={key: getattr(policy, key) for key in sorted(options)})
+
+
+def make_policy(spec: PolicySpec) -> Policy:
+    """The unfitted policy of a spec. Raises UsageError for an unknown or invalid option."""
+    entry = registry.entry("policies", spec.name)
+    cls = registry.load("policies", spec.name)
+    policy = build(cls, {**getattr(entry, "options", {}), **spec.options}, f"policy {spec.name}")
+    assert isinstance(policy, Policy)
+    return policy
+
+
+def curve(test: Recording) -> Curve:
+    """Accuracy and cumulative cost after every fixed number of timesteps."""
+    spikes = test.spikes.cumsum(1).double().mean(0) + test.prelude_spikes.double().mean()
+    synops = test.synops.cumsum(1).double().mean(0) + test.prelude_synops.double().mean()
+    return Curve(timestep=tuple(range(1, test.timesteps + 1)), accuracy=tuple(test.correct.double().mean(0).tolist()),
+                 spikes_per_image=tuple(spikes.tolist()), synops_per_image=tuple(synops.tolist()))
+
+
+def static(test: Recording) -> Static:
+    """Fixed-time inference for all timesteps."""
+    result = static_outcome(test)
+    return Static(accuracy=estimate(result), latency=result.mean("latency"), prelude=test.info.prelude_steps,
+                  spikes_per_image=result.mean("spikes"), synops_per_image=result.mean("synops"),
+                  macs_per_image=result.mean("macs"), energy=energy(result.mean("macs"), result.mean("synops")))
+
+
+def oracle(test: Recording) -> Oracle:
+    """The three stopping times that peek."""
+    points = {}
+    for name, stop in ORACLES.items():
+        result = outcome(test, stop(test))
+        points[name] = OraclePoint(accuracy=result.accuracy, latency=result.mean("latency"))
+    return Oracle(**points)
+
+
+def fit(spec: PolicySpec, calibration: Recording) -> Policy:
+    """The policy of a spec, fitted. Raises UsageError where it cannot be fitted as asked."""
+    try:
+        return make_policy(spec).fit(calibration)
+    except (FitError, KeyError) as error:
+        raise UsageError(f"policy {spec}: {error.args[0]}.") from error
+
+
+def evaluate(spec: PolicySpec, calibration: Recording, test: Recording, seed: int = 0) -> tuple[PolicyResult, Policy]:
+    """Fit a policy on the calibration recording and judge it on the test recording."""
+    policy = fit(spec, calibration)
+    early, full = outcome(test, policy.exit_steps(test)), static_outcome(test)
+    paired = compare(early, full)
+    latency = early.latency.double()
+    if isinstance(policy, ThresholdPolicy):
+        interval = bootstrap_latency(policy, calibration, test, seed=seed)
+    else:
+        interval = bootstrap_mean(early.latency, seed=seed)
+    at_cap = early.timesteps == test.timesteps
+    result = PolicyResult(
+        name=spec.name,
+        params=policy.params(),
+        selection=policy.selection,
+        accuracy=estimate(early),
+        latency=Latency(mean=early.mean("latency"), median=float(latency.quantile(0.5)), p95=float(latency.quantile(0.95)),
+                        share_at_cap=float(at_cap.double().mean()), ci95=interval),
+        spikes_per_image=early.mean("spikes"),
+        synops_per_image=early.mean("synops"),
+        macs_per_image=early.mean("macs"),
+        energy=energy(early.mean("macs"), early.mean("synops")),
+        saving=Saving(**{name: _saved(early.mean(name), full.mean(name)) for name in ("latency", "spikes", "synops")}),
+        equal_fixed=equal_fixed(test, early),
+        losers=paired.losers,
+        winners=paired.winners,
+        mcnemar_p=paired.mcnemar_p,
+        drop_upper95=paired.drop_upper95,
+        exit_histogram=tuple(torch.bincount(early.timesteps - 1, minlength=test.timesteps).tolist()),
+    )
+    return result, policy
+
+
+def equal_fixed(test: Recording, early: Outcome) -> EqualFixed:
+    """The comparison that counts: against the shortest fixed time of at least the same accuracy on the same images."""
+    steps = shortest_equal_fixed(test, early.accuracy)
+    if steps is None:
+        return EqualFixed(timesteps=None, latency=None, accuracy=None, saving_latency=None)
+    latency = steps + test.info.prelude_steps
+    return EqualFixed(timesteps=steps, latency=latency, accuracy=static_outcome(test, steps).accuracy,
+                      saving_latency=_saved(early.mean("latency"), latency))
+
+
+def estimate(result: Outcome) -> Estimate:
+    """Accuracy with its Wilson interval."""
+    return Estimate(value=result.accuracy, ci95=result.accuracy_interval, n=len(result.correct))
+
+
+def _saved(value: float, reference: float) -> float:
+    return 1.0 - value / reference if reference else 0.0

@@ -1,0 +1,165 @@
+"""One cell of the table, from images to a result record."""
+
+from __future__ import annotations
+
+import os
+import traceback
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from benchmark import evaluation, registry
+from benchmark.errors import BenchmarkError, UsageError
+from benchmark.loading import Loader
+from benchmark.measuring import measure
+from benchmark.numerics import choose_device, dtype_of, numerics, torch_flags
+from benchmark.preparation import Prepared, build_network, prepare
+from benchmark.provenance import Phases, device_name, git_state, now, slurm_environment, versions
+from benchmark.records import Ann, Artifact, Estimate, Provenance, ResultRecord, Status
+from benchmark.spec import Cell, ExecSpec, RunSpec
+from benchmark.store import ResultStore, sha256_of
+from dynconf.intervals import wilson
+from dynconf.recorder import RecordingReport, record
+from dynconf.recording import HEADER, Recording, RecordingError
+from methods.errors import ConversionError
+from methods.network import SpikingNetwork
+
+
+class Reporter(Protocol):
+    """How a run talks to people."""
+
+    def say(self, text: str) -> None:
+        """One line."""
+
+    def bar(self, title: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
+        """A progress bar; call what it gives with the number of images done."""
+
+
+@dataclass
+class _Work:
+    """What a run has found out so far."""
+
+    prepared: Prepared
+    execution: ExecSpec
+    device: torch.device
+    started: str = field(default_factory=now)
+    phases: Phases = field(default_factory=Phases)
+    report: RecordingReport = field(default_factory=RecordingReport)
+    artifacts: tuple[Artifact, ...] = ()
+
+
+def run(cell: Cell, store: ResultStore, execution: ExecSpec, reporter: Reporter) -> tuple[ResultRecord, bool]:
+    """Run a cell, or answer from the store.
+
+    Returns the record and whether it was in the store already. A failure inside the run gives a record with its
+    traceback; it never replaces a good one and never counts as done.
+
+    Raises:
+        BenchmarkError: the request is wrong; nothing was recorded.
+    """
+    for plugin in execution.plugins:
+        registry.load_plugin(plugin)
+    device = choose_device(execution.device)
+    prepared = prepare(cell, store, reporter.say)
+    stored = store.get(prepared.spec)
+    if stored is not None and stored.status == "ok" and not execution.rerun and not _wants_measurement(stored, execution):
+        return stored, True
+    if execution.rerun:
+        _remove_recordings(store.recording_folder(prepared.spec))
+    work = _Work(prepared, execution, device)
+    try:
+        result = _run(work, store, reporter)
+    except (UsageError, RecordingError):
+        raise
+    except BaseException as error:
+        result = _failure(work, error)
+        if stored is None or stored.status != "ok":
+            store.save(result)
+        if not isinstance(error, Exception):
+            raise
+        return result, False
+    store.save(result)
+    return result, False
+
+
+def _wants_measurement(stored: ResultRecord, execution: ExecSpec) -> bool:
+    return execution.measure and stored.measured is None
+
+
+def _run(work: _Work, store: ResultStore, reporter: Reporter) -> ResultRecord:
+    prepared, spec, device = work.prepared, work.prepared.spec, work.device
+    loaders = {name: Loader(images, prepared.preprocessing, work.execution.batch_size, device, dtype_of(spec.precision),
+                            work.execution.workers)
+               for name, images in (("calibration", prepared.calibration), ("test", prepared.test))}
+    with numerics(spec.precision, device):
+        with work.phases("convert"):
+            quantised = build_network(prepared).to(device, dtype_of(spec.precision))
+            images, _ = next(iter(loaders["calibration"](0)))
+            network = prepared.method.convert(quantised, images)
+        reporter.say(str(network.report))
+        with work.phases("ann"):
+            ann = _ann_accuracy(quantised, loaders["test"])
+        recordings = {name: _record(work, store, reporter, network, loader, name) for name, loader in loaders.items()}
+        with work.phases("policies"):
+            judged = [evaluation.evaluate(policy, recordings["calibration"], recordings["test"], spec.seed)
+                      for policy in spec.policies]
+        measured = None
+        if work.execution.measure:
+            with work.phases("measure"):
+                measured = measure(network, judged[0][1], loaders["test"], recordings["test"])
+    test = recordings["test"]
+    return ResultRecord(
+        id=spec.id, status="ok", spec=spec, protocol=prepared.protocol, flags=prepared.flags, ann=ann,
+        curve=evaluation.curve(test), static=evaluation.static(test), policies=tuple(result for result, _ in judged),
+        oracle=evaluation.oracle(test), measured=measured, provenance=_provenance(work), artifacts=work.artifacts)
+
+
+@torch.no_grad()
+def _ann_accuracy(model: torch.nn.Module, loader: Loader) -> Ann:
+    right = sum(int((model(images).argmax(1).cpu() == labels).sum()) for images, labels in loader(0))
+    count = len(loader.images)
+    return Ann(accuracy=Estimate(value=right / count, ci95=wilson(right, count), n=count))
+
+
+def _record(work: _Work, store: ResultStore, reporter: Reporter, network: SpikingNetwork, loader: Loader,
+            split: str) -> Recording:
+    spec = work.prepared.spec
+    folder = store.recording_folder(spec) / split
+    with work.phases(f"record_{split}"), reporter.bar(f"recording {split}", len(loader.images)) as progress:
+        recording = record(network, loader, timesteps=spec.timesteps, split=split, folder=folder,
+                           identity=spec.recording_id, progress=progress, report=work.report)
+    header = folder / HEADER
+    work.artifacts += (Artifact(path=str(header.relative_to(store.root)), sha256=sha256_of(header)),)
+    return recording
+
+
+def _remove_recordings(folder: Path) -> None:
+    """Headers first, so that no reader takes a half-removed recording for a whole one."""
+    for path in sorted(folder.glob("*/*"), key=lambda path: path.name != HEADER):
+        path.unlink(missing_ok=True)
+
+
+def _provenance(work: _Work) -> Provenance:
+    spec: RunSpec = work.prepared.spec
+    return Provenance(
+        **git_state(), submit_sha=os.environ.get("DYNCONF_SUBMIT_SHA"), versions=versions(), device=device_name(work.device),
+        torch_flags=torch_flags(), seeds={"run": spec.seed}, dataset_fingerprint=spec.dataset_fingerprint,
+        slurm=slurm_environment(), started=work.started, phases=work.phases.seconds,
+        batch_size=work.execution.batch_size, oom_halvings=work.report.oom_halvings)
+
+
+def _failure(work: _Work, error: BaseException) -> ResultRecord:
+    status: Status = "failed"
+    if isinstance(error, KeyboardInterrupt):
+        status = "interrupted"
+    elif isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        status = "oom"
+    known = isinstance(error, (BenchmarkError, ConversionError))
+    return ResultRecord(
+        id=work.prepared.spec.id, status=status, reason=str(error) or type(error).__name__,
+        traceback=None if known else "".join(traceback.format_exception(error)), spec=work.prepared.spec,
+        protocol=work.prepared.protocol, flags=work.prepared.flags, provenance=_provenance(work))

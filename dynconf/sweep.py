@@ -1,0 +1,63 @@
+"""All thresholds at once: what a score-and-threshold rule does on a recording, for a whole grid of thresholds.
+
+An image leaves at the first timestep whose score exceeds the threshold, else at T. With c[n, t] the running maximum of
+the scores, it leaves at t for thresholds in [c[n, t-1], c[n, t]); so one pass over the N x T scores gives the totals for
+every threshold, in O(N T log M) time and O(N T + M) memory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Means over images for each threshold, float64 [M]; `thresholds` ascending. Timesteps exclude the prelude."""
+
+    thresholds: Tensor
+    timesteps: Tensor
+    accuracy: Tensor
+
+
+def sweep_thresholds(scores: Tensor, correct: Tensor, thresholds: Tensor) -> Sweep:
+    """Mean timesteps and accuracy of every threshold.
+
+    Args:
+        scores: [N, T], larger is surer.
+        correct: bool [N, T], whether the answer at each timestep is right.
+        thresholds: [M], ascending.
+    """
+    images, timesteps = scores.shape
+    count = len(thresholds)
+    steps = torch.ones(count, dtype=torch.float64)
+    right = torch.zeros(count, dtype=torch.float64)
+    start = torch.zeros(images, dtype=torch.long)
+    running = torch.full((images,), -torch.inf, dtype=scores.dtype)
+    for t in range(timesteps):
+        # Thresholds with index in [start, stop) stop here; those from stop on go further.
+        if t < timesteps - 1:
+            running = torch.maximum(running, scores[:, t])
+            stop = torch.searchsorted(thresholds, running)
+            still = torch.bincount(stop, minlength=count + 1)[:count].cumsum(0)
+            steps += still.double() / images
+        else:
+            stop = torch.full((images,), count)
+        weight = correct[:, t].double()
+        change = torch.zeros(count + 1, dtype=torch.float64)
+        change.index_add_(0, start, weight)
+        change.index_add_(0, stop, -weight)
+        right += change[:count].cumsum(0)
+        start = stop
+    return Sweep(thresholds, steps, right / images)
+
+
+def exit_table(scores: Tensor, thresholds: Tensor) -> Tensor:
+    """Exit timesteps of every image for every threshold, int16 [N, M]."""
+    peaks = scores[:, :-1].cummax(1).values
+    position = torch.searchsorted(thresholds, peaks.contiguous())
+    table = torch.zeros(len(scores), len(thresholds) + 1, dtype=torch.int16)
+    table.scatter_add_(1, position, torch.ones_like(position, dtype=torch.int16))
+    return table[:, :-1].cumsum(1, dtype=torch.int16) + 1
