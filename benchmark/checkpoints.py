@@ -6,6 +6,7 @@ Pickled PyTorch files are read with `weights_only=True`; code in them is refused
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -13,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, ValidationError
 
-from benchmark.data.images import Preprocessing
 from benchmark.errors import CheckpointError, UsageError, unknown_name
 from benchmark.spec import Frozen, Scalar
 from benchmark.store import write_atomic
@@ -188,21 +188,23 @@ def from_akamaster(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     import torch
 
-    renamed = {name.replace("linear.", "head."): value for name, value in state.items()}
     result = {}
-    for name, value in renamed.items():
-        if name.startswith("layer"):
-            stage, _, rest = name.removeprefix("layer").partition(".")
-            name = f"stages.{int(stage) - 1}.{rest}"
-        result[name] = value
+    for name, value in state.items():
+        layer = re.fullmatch(r"layer(\d+)\.(.+)", name)
+        result[f"stages.{int(layer[1]) - 1}.{layer[2]}" if layer else name.replace("linear.", "head.")] = value
     for stage in (1, 2):
-        wide, narrow = result[f"stages.{stage}.0.conv1.weight"].shape[:2]
+        convolution = result.get(f"stages.{stage}.0.conv1.weight")
+        if convolution is None:
+            continue  # a foreign file: load_into names all that is missing
+        wide, narrow = convolution.shape[:2]
         kernel = torch.zeros(wide, narrow, 1, 1)
         first = (wide - narrow) // 2
         kernel[first:first + narrow, :, 0, 0] = torch.eye(narrow)
+        zeros, ones = torch.zeros(wide), torch.ones(wide)
+        # The variance plus the batch norm's epsilon is 1, in float64 too.
+        norm = {"weight": ones, "bias": zeros, "running_mean": zeros, "running_var": ones.double() - 1e-5,
+                "num_batches_tracked": torch.tensor(0)}
         prefix = f"stages.{stage}.0.shortcut"
-        result |= {f"{prefix}.0.weight": kernel, f"{prefix}.1.weight": torch.ones(wide), f"{prefix}.1.bias": torch.zeros(wide),
-                   f"{prefix}.1.running_mean": torch.zeros(wide), f"{prefix}.1.running_var": torch.ones(wide) - 1e-5,
-                   f"{prefix}.1.num_batches_tracked": torch.tensor(0)}
+        result |= {f"{prefix}.0.weight": kernel, **{f"{prefix}.1.{name}": value for name, value in norm.items()}}
     counters = [name.replace("running_mean", "num_batches_tracked") for name in result if name.endswith("running_mean")]
     return {**{name: torch.tensor(0) for name in counters}, **result}

@@ -35,6 +35,12 @@ class UsageError(BenchmarkError):
     exit_code = EXIT_USAGE
 
 
+class Incompatible(BenchmarkError):
+    """This method cannot convert this network: the cell is skipped, with this reason."""
+
+    exit_code = EXIT_OK
+
+
 class DatasetMissing(UsageError):
     """The dataset is not on this disk; `run` never downloads."""
 

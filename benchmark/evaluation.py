@@ -50,8 +50,14 @@ def parse_policy(text: str) -> PolicySpec:
         if not equals:
             raise UsageError(f"policy {text!r}: {part!r} is not KEY=VALUE.")
         options[key.strip()] = value.strip()
-    policy = make_policy(PolicySpec(name=name, options=dict(options)))
-    return PolicySpec(name=name, options={key: getattr(policy, key) for key in sorted(options)})
+    return normalised(PolicySpec(name=name, options=dict(options)))
+
+
+def normalised(spec: PolicySpec) -> PolicySpec:
+    """The spec with every option written out, typed, so that one rule has one spelling. Raises as `make_policy`."""
+    policy = make_policy(spec)
+    options = {**policy.params(), "selection": policy.selection}
+    return PolicySpec(name=spec.name, options={key: value for key, value in sorted(options.items()) if value is not None})
 
 
 def make_policy(spec: PolicySpec) -> Policy:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -69,7 +70,10 @@ def _parse(text: str, kind: type) -> Any:
         if lowered not in ("true", "false", "1", "0", "yes", "no"):
             raise ValueError(text)
         return lowered in ("true", "1", "yes")
-    return kind(text)
+    value = kind(text)
+    if kind is float and not math.isfinite(value):
+        raise ValueError(text)
+    return value
 
 
 def _is_union(hint: Any) -> bool:

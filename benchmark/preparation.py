@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from benchmark import registry
 from benchmark.checkpoints import SUFFIX, Card, load_into, locate, read_card, read_weights, write_checkpoint, zoo
 from benchmark.data.images import ImageDataset, Images, Preprocessing
-from benchmark.errors import UsageError
+from benchmark.errors import Incompatible, UsageError
+from benchmark.evaluation import normalised
 from benchmark.options import build
 from benchmark.spec import Cell, RunSpec, Weights, digest
 from benchmark.store import ResultStore, sha256_of
@@ -56,7 +57,8 @@ def prepare(cell: Cell, store: ResultStore, say: Callable[[str], None] = lambda 
     registry.entry("models", model)
     dataset = registry.load("datasets", cell.dataset)(Path(cell.data_dir) if cell.data_dir else None)
     calibration = dataset.split("calibration").first(cell.calibration_size)
-    test = dataset.split("test").first(cell.limit)
+    whole_test = dataset.split("test")
+    test = whole_test.first(cell.limit)
 
     source, card = _find_weights(cell, model, bool(getattr(entry, "embedded", False)))
     options = _method_options(cell, card)
@@ -78,22 +80,34 @@ def prepare(cell: Cell, store: ResultStore, say: Callable[[str], None] = lambda 
         model=model,
         weights=Weights(source=name, sha256=sha256_of(path)),
         timesteps=cell.timesteps or getattr(method_entry, "timesteps", 32),
-        policies=cell.policies,
+        policies=tuple(map(normalised, cell.policies)),
         seed=cell.seed,
         precision=cell.precision,
         limit=cell.limit,
         calibration_size=cell.calibration_size,
     )
-    flags = (*dataset.flags(test), *(card.flags if card is not None else ("preprocessing assumed, the weights carry none",)))
+    flags = (*dataset.flags(whole_test), *(card.flags if card is not None else ("preprocessing assumed, the weights carry none",)))
     return Prepared(spec, method, calibration, test, path, preprocessing, flags)
 
 
 def build_network(prepared: Prepared) -> nn.Module:
-    """The quantised ANN with its weights, in eval mode. Raises CheckpointError or ConversionError."""
+    """The quantised ANN with its weights, in eval mode.
+
+    Raises CheckpointError, or Incompatible if the method cannot convert this backbone.
+    """
     ann = registry.load("models", prepared.spec.model)(prepared.test.pixels.shape[1], prepared.test.num_classes)
-    quantised = prepared.method.prepare(ann)
+    quantised = _quantise(prepared.method, ann, prepared.spec.model)
     load_into(quantised, read_weights(prepared.weights), prepared.weights, prepared.spec.model)
     return quantised.eval()
+
+
+def _quantise(method: ConversionMethod, ann: nn.Module, model: str) -> nn.Module:
+    from methods.errors import ConversionError
+
+    try:
+        return method.prepare(ann)
+    except ConversionError as error:
+        raise Incompatible(f"{method.name} cannot convert {model}: {error}") from error
 
 
 def _find_weights(cell: Cell, model: str, embedded: bool) -> tuple[str | None, Card | None]:
@@ -145,7 +159,7 @@ def _train(cell: Cell, model: str, method: ConversionMethod, dataset: ImageDatas
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(cell.seed)
             ann = registry.load("models", model)(images.pixels.shape[1], images.num_classes)
-        network = method.prepare(ann)
+        network = _quantise(method, ann, model)
         training.initialise_thresholds(network, training.first_batch(images, dataset.preprocessing))
         training.train(network, images, dataset.preprocessing, recipe)
         calibration = dataset.split("calibration")

@@ -7,6 +7,7 @@ Third parties add entries without touching ours: an installed package declares a
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 import sys
@@ -19,6 +20,8 @@ from typing import Any
 from benchmark.errors import UsageError, unknown_name
 
 KINDS = ("methods", "datasets", "models", "policies")
+
+_SINGULAR = {"methods": "method", "datasets": "dataset", "models": "model", "policies": "policy"}
 
 _TABLES = {
     "methods": ("methods", "METHODS"),
@@ -35,7 +38,7 @@ def register(kind: str, name: str, target: Any) -> None:
     if kind not in KINDS:
         raise unknown_name("kind of plug-in", kind, KINDS, "python -m benchmark list --help")
     if name in names(kind):
-        raise UsageError(f"{kind[:-1]} {name!r} is already registered.")
+        raise UsageError(f"{_SINGULAR[kind]} {name!r} is already registered.")
     _plugins[kind][name] = target
 
 
@@ -54,7 +57,7 @@ def entry(kind: str, name: str) -> Any:
     """The table entry of a name. Raises UsageError with near matches for an unknown one."""
     known = entries(kind)
     if name not in known:
-        raise unknown_name(kind[:-1], name, known, f"python -m benchmark list {kind}")
+        raise unknown_name(_SINGULAR[kind], name, known, f"python -m benchmark list {kind}")
     return known[name]
 
 
@@ -73,7 +76,8 @@ def load(kind: str, name: str) -> Any:
 def load_plugin(path: str | Path) -> None:
     """Run a plug-in file once. Raises UsageError if it is missing or fails."""
     path = Path(path).resolve()
-    module_name = f"dynconf_bench_plugin_{path.stem}"
+    # Two files of one name in two folders are two plug-ins.
+    module_name = f"dynconf_bench_plugin_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     if module_name in sys.modules:
         return
     spec = importlib.util.spec_from_file_location(module_name, path)
@@ -83,10 +87,11 @@ def load_plugin(path: str | Path) -> None:
     sys.modules[module_name] = module
     try:
         spec.loader.exec_module(module)
+    except KeyboardInterrupt:
+        del sys.modules[module_name]
+        raise
     except BaseException as error:
         del sys.modules[module_name]
-        if isinstance(error, UsageError):
-            raise
         raise UsageError(f"plug-in {path} failed: {type(error).__name__}: {error}") from error
 
 

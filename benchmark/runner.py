@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import traceback
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -13,13 +12,14 @@ from typing import Protocol
 import torch
 
 from benchmark import evaluation, registry
-from benchmark.errors import BenchmarkError, UsageError
+from benchmark.errors import BenchmarkError, Incompatible, UsageError
 from benchmark.loading import Loader
 from benchmark.measuring import measure
 from benchmark.numerics import choose_device, dtype_of, numerics, torch_flags
 from benchmark.preparation import Prepared, build_network, prepare
 from benchmark.provenance import Phases, device_name, git_state, now, slurm_environment, versions
 from benchmark.records import Ann, Artifact, Estimate, Provenance, ResultRecord, Status
+from benchmark.reporting import Console
 from benchmark.spec import Cell, ExecSpec, RunSpec
 from benchmark.store import ResultStore, sha256_of
 from dynconf.intervals import wilson
@@ -86,6 +86,11 @@ def run(cell: Cell, store: ResultStore, execution: ExecSpec, reporter: Reporter)
     return result, False
 
 
+def run_in_folder(cell: Cell, results: Path, execution: ExecSpec) -> ResultRecord:
+    """As `run`, for a job: results folder by path, progress as lines on stderr."""
+    return run(cell, ResultStore(results), execution, Console())[0]
+
+
 def _wants_measurement(stored: ResultRecord, execution: ExecSpec) -> bool:
     return execution.measure and stored.measured is None
 
@@ -146,7 +151,7 @@ def _remove_recordings(folder: Path) -> None:
 def _provenance(work: _Work) -> Provenance:
     spec: RunSpec = work.prepared.spec
     return Provenance(
-        **git_state(), submit_sha=os.environ.get("DYNCONF_SUBMIT_SHA"), versions=versions(), device=device_name(work.device),
+        **git_state(), submit_sha=work.execution.submit_sha, versions=versions(), device=device_name(work.device),
         torch_flags=torch_flags(), seeds={"run": spec.seed}, dataset_fingerprint=spec.dataset_fingerprint,
         slurm=slurm_environment(), started=work.started, phases=work.phases.seconds,
         batch_size=work.execution.batch_size, oom_halvings=work.report.oom_halvings)
@@ -156,10 +161,13 @@ def _failure(work: _Work, error: BaseException) -> ResultRecord:
     status: Status = "failed"
     if isinstance(error, KeyboardInterrupt):
         status = "interrupted"
+    elif isinstance(error, Incompatible):
+        status = "skipped"
     elif isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         status = "oom"
     known = isinstance(error, (BenchmarkError, ConversionError))
+    trace = "".join(traceback.format_exception(error)).replace(f"{Path(__file__).resolve().parent.parent}/", "")
     return ResultRecord(
         id=work.prepared.spec.id, status=status, reason=str(error) or type(error).__name__,
-        traceback=None if known else "".join(traceback.format_exception(error)), spec=work.prepared.spec,
+        traceback=None if known else trace, spec=work.prepared.spec,
         protocol=work.prepared.protocol, flags=work.prepared.flags, provenance=_provenance(work))

@@ -76,7 +76,10 @@ class RunSpec(Frozen):
 
 
 class ExecSpec(Frozen):
-    """How a run is carried out; written to provenance, never part of the id."""
+    """How a run is carried out; written to provenance, never part of the id.
+
+    `submit_sha` is the commit at which a job was submitted, if that was earlier than its start.
+    """
 
     batch_size: PositiveInt = 64
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -84,6 +87,7 @@ class ExecSpec(Frozen):
     rerun: bool = False
     measure: bool = False
     plugins: tuple[str, ...] = ()
+    submit_sha: str | None = None
 
 
 def canonical_json(value: Any) -> str:

@@ -129,7 +129,7 @@ def train(model: nn.Module, images: Images, preprocessing: Preprocessing, recipe
                 raise BenchmarkError(f"training diverged in epoch {epoch + 1}: the loss is {loss.item()}.")
         for name, parameter in model.named_parameters():
             if name.endswith("threshold") and not bool((parameter > 0).all()):
-                raise BenchmarkError(f"{name} fell to {float(parameter.min()):.3g} in epoch {epoch + 1}; "
+                raise BenchmarkError(f"{name} fell to {parameter.min().item():.3g} in epoch {epoch + 1}; "
                                      "start from a larger threshold.")
         if resume is not None:
             write_state(resume, {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": epoch + 1,

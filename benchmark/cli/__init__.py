@@ -16,7 +16,7 @@ from benchmark.cli.records import compare, show
 from benchmark.cli.replay import replay
 from benchmark.cli.run import run
 from benchmark.cli.selftest import selftest
-from benchmark.errors import EXIT_INTERRUPTED, BenchmarkError, near_matches
+from benchmark.errors import EXIT_FAILED, EXIT_INTERRUPTED, BenchmarkError, near_matches
 
 
 class _Suggesting(click.Group):
@@ -57,6 +57,9 @@ def main() -> NoReturn:
     except BenchmarkError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)
+    except OSError as error:  # a full disk, a folder that may not be written
+        click.echo(f"error: {error}", err=True)
+        sys.exit(EXIT_FAILED)
     except (KeyboardInterrupt, click.Abort):
         click.echo("interrupted; run the same command again to go on", err=True)
         sys.exit(EXIT_INTERRUPTED)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from benchmark.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK
+from benchmark.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, RecordError
 
 
 @click.command(epilog="""\b
@@ -46,9 +46,9 @@ def run(method: str, dataset: str, model: str | None, checkpoint: str | None, ti
     Without any flag: QCFS on scikit-learn's digits, with a small network trained in seconds.
     """
     from benchmark import registry
-    from benchmark.cli.reporting import Console
     from benchmark.cli.tables import record_table
     from benchmark.options import parse_settings
+    from benchmark.reporting import Console
     from benchmark.spec import Cell, ExecSpec
     from benchmark.store import DEFAULT_RESULTS, ResultStore
 
@@ -64,6 +64,7 @@ def run(method: str, dataset: str, model: str | None, checkpoint: str | None, ti
 
     from benchmark.evaluation import parse_policy
     from benchmark.runner import run as run_cell
+    from dynconf.recording import RecordingError
 
     specs = tuple(parse_policy(text) for text in policies or ("dynamic-confidence",))
     cell = Cell(method=method, method_options=dict(parse_settings(settings)), dataset=dataset, model=model,
@@ -72,7 +73,10 @@ def run(method: str, dataset: str, model: str | None, checkpoint: str | None, ti
     execution = ExecSpec(batch_size=batch_size, device=device, workers=workers, rerun=rerun, measure=measure,  # type: ignore[arg-type]
                          plugins=tuple(map(str, plugins)))
     store = ResultStore(results or DEFAULT_RESULTS)
-    record, stored = run_cell(cell, store, execution, Console())
+    try:
+        record, stored = run_cell(cell, store, execution, Console())
+    except RecordingError as error:
+        raise RecordError(f"{error}.", "Record it again with: --rerun") from error
     if stored:
         click.echo(f"record {record.id} was in the store already; --rerun repeats it", err=True)
     elif record.status == "ok":

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from benchmark.records import Estimate, PolicyResult, ResultRecord
+if TYPE_CHECKING:  # listings show no records and need no pydantic
+    from benchmark.records import Estimate, PolicyResult, ResultRecord
 
 
 def plain_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -5,6 +5,7 @@ Krizhevsky 2009. The 5,000 calibration images are those of the committed index f
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
 from collections.abc import Callable
@@ -84,8 +85,8 @@ def find_reader(data_dir: Path | None) -> Reader:
                 return lambda part, indices, folder=folder: read_parquet(folder, part, indices)  # type: ignore[misc]
     if data_dir is None:
         looked.append(f"the Hugging Face cache of {HUB_NAME}")
-        if _hub_cache_has_it():
-            return read_hub_cache
+        if (cached := _hub_cache()) is not None:
+            return lambda part, indices: read_parquet(cached, part, indices)
     raise DatasetMissing(
         "cifar10 is not on this disk. Looked for: " + ", ".join(looked) + ".",
         "With internet: python -m benchmark prepare cifar10 --data-dir DIR; then run with --data-dir DIR.")
@@ -102,6 +103,8 @@ def read_batches(folder: Path, part: str, indices: np.ndarray | None) -> tuple[n
             labels.append(batch_labels)
         except (KeyError, ValueError, TypeError) as error:
             raise DataError(f"{folder / name} is not a CIFAR-10 batch: {error!r}.") from error
+        if len(pixels[-1]) != len(batch_labels):
+            raise DataError(f"{folder / name} has {len(pixels[-1])} images but {len(batch_labels)} labels.")
     return _select(np.concatenate(pixels), np.concatenate(labels), part, indices, folder)
 
 
@@ -119,31 +122,33 @@ def read_parquet(folder: Path, part: str, indices: np.ndarray | None) -> tuple[n
     return _from_table(table, part, indices, folder)
 
 
-def read_hub_cache(part: str, indices: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """The Hugging Face cache, without going online."""
-    from datasets import DownloadConfig, load_dataset
+def _hub_cache() -> Path | None:
+    """The parquet files in the Hugging Face cache. `load_dataset` would go online even when told not to."""
+    from huggingface_hub import snapshot_download
 
-    table = load_dataset(HUB_NAME, split=part, download_config=DownloadConfig(local_files_only=True))
-    return _from_table(table, part, indices, Path(HUB_NAME))
-
-
-def _hub_cache_has_it() -> bool:
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    return (Path(HF_HUB_CACHE) / f"datasets--{HUB_NAME.replace('/', '--')}").is_dir()
+    try:
+        folder = Path(snapshot_download(HUB_NAME, repo_type="dataset", local_files_only=True)) / "plain_text"
+    except FileNotFoundError:
+        return None
+    return folder if any(folder.glob("train-*.parquet")) else None
 
 
 def _from_table(table: Any, part: str, indices: np.ndarray | None, folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    import datasets
+    from PIL import Image
+
     missing = {"img", "label"} - set(table.column_names)
     if missing:
         raise DataError(f"{folder}: columns {sorted(missing)} missing; found {table.column_names}.")
     _check_count(len(table), part, folder)
-    if indices is not None:
-        table = table.select(indices)
+    rows = np.arange(len(table)) if indices is None else indices
+    # Decoded here: from within the table, an error would not say which image it is.
+    table = table.cast_column("img", datasets.Image(decode=False)).select(rows)
     pixels = np.empty((len(table), 3, 32, 32), np.uint8)
-    for row, image in enumerate(table["img"]):
+    for position, (row, stored) in enumerate(zip(rows, table["img"], strict=True)):
         try:
-            pixels[row] = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
+            with Image.open(io.BytesIO(stored["bytes"])) as image:
+                pixels[position] = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
         except Exception as error:  # whatever Pillow raises on a corrupt image
             raise DataError(f"{folder} {part}: image {row} is corrupt: {error}") from error
     return pixels, np.asarray(table["label"])

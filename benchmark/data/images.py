@@ -49,6 +49,8 @@ class Images:
     def __init__(self, name: str, pixels: np.ndarray, labels: np.ndarray, num_classes: int):
         if pixels.dtype != np.uint8 or pixels.ndim != 4:
             raise DataError(f"{name}: pixels must be uint8 [N, C, H, W], found {pixels.dtype} {list(pixels.shape)}.")
+        if labels.dtype.kind not in "iu" or labels.ndim != 1:
+            raise DataError(f"{name}: labels must be integers [N], found {labels.dtype} {list(labels.shape)}.")
         if len(pixels) != len(labels):
             raise DataError(f"{name}: {len(pixels)} images but {len(labels)} labels.")
         if len(pixels) == 0:

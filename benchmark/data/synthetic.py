@@ -9,7 +9,7 @@ import numpy as np
 from benchmark.data.images import SPLITS, ImageDataset, Images, Preprocessing
 from benchmark.errors import UsageError
 
-SIZES = {"train": 512, "calibration": 192, "test": 256}
+SIZES = {"train": 512, "calibration": 192, "test": 1280}
 
 
 class Synthetic(ImageDataset):

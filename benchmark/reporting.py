@@ -1,4 +1,4 @@
-"""How commands talk to people: one line at a time, bars on a terminal, quiet lines in a log. All on stderr."""
+"""How runs talk to people: one line at a time, bars on a terminal, quiet lines in a log. All on stderr."""
 
 from __future__ import annotations
 

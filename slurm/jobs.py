@@ -1,0 +1,50 @@
+"""Cells as submitit jobs that survive preemption: what is recorded stays on disk, and the requeued job goes on there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import submitit
+from submitit.helpers import Checkpointable, DelayedSubmission
+
+from benchmark.records import ResultRecord
+from benchmark.runner import run_in_folder
+from benchmark.spec import Cell, ExecSpec
+
+
+@dataclass
+class RunCell(Checkpointable):
+    """One cell as a callable job; returns its record, which also lies in the results folder."""
+
+    cell: Cell
+    results: Path
+    execution: ExecSpec
+
+    def __call__(self) -> ResultRecord:
+        return run_in_folder(self.cell, self.results, self.execution)
+
+    def checkpoint(self, *args: Any, **kwargs: Any) -> DelayedSubmission:
+        """Requeue as it is: the runner finds the finished shards by itself."""
+        return DelayedSubmission(self)
+
+
+def submit(cells: Sequence[Cell], results: Path, logs: Path, *, cluster: str = "slurm",
+           execution: ExecSpec | None = None, parameters: Mapping[str, Any] | None = None) -> list[submitit.Job[ResultRecord]]:
+    """Submit one job per cell, as one array.
+
+    Args:
+        cells: what to run.
+        results: results folder, on a file system that the jobs share.
+        logs: folder for submitit's pickles and the jobs' logs; one sub-folder per array.
+        cluster: `slurm`, or `local` for processes on this machine.
+        execution: batch size, device and the like.
+        parameters: of `submitit.AutoExecutor.update_parameters`, for example timeout_min, slurm_partition, gpus_per_node.
+    """
+    executor = submitit.AutoExecutor(folder=logs / "%A" if cluster == "slurm" else logs, cluster=cluster)
+    executor.update_parameters(**{"name": "dynconf-bench", **(parameters or {})})
+    jobs = [RunCell(cell, results, execution or ExecSpec()) for cell in cells]
+    with executor.batch():
+        return [executor.submit(job) for job in jobs]

@@ -1,0 +1,200 @@
+"""The spiking network: state, compaction, the stem that is computed once, and what a conversion refuses."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import methods
+from benchmark.conformance import check_method, quantised_network, random_images, simulate, tiny_network
+from methods.errors import ConversionError
+from methods.network import SpikingNetwork
+from methods.qcfs import QCFS, QCFSActivation
+from methods.rewrite import fold_batch_norms
+from methods.tracing import trace
+
+TINY = ("plain", "residual")
+
+
+@pytest.mark.parametrize("tiny", TINY)
+@pytest.mark.parametrize("name", sorted(methods.METHODS))
+def test_every_method_keeps_its_promises(name, tiny):
+    broken = [promise for promise, kept in check_method(name, tiny) if not kept]
+    assert not broken
+
+
+@pytest.mark.parametrize("tiny", TINY)
+def test_folding_batch_norm_changes_nothing(tiny):
+    network = tiny_network(tiny)
+    graph = trace(network)
+    images = random_images(9)
+    expected = network(images)
+    assert fold_batch_norms(graph) == sum(isinstance(module, nn.BatchNorm2d) for module in network.modules())
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in graph.modules())
+    assert torch.allclose(graph(images), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("tiny", TINY)
+def test_prepared_network_with_fine_levels_is_the_clipped_relu_network(tiny):
+    """prepare replaces exactly the ReLUs: with very many levels and a high threshold nothing else has changed."""
+    ann = tiny_network(tiny)
+    fine = QCFS(levels=1 << 40, threshold=1 << 10).prepare(ann)
+    images = random_images(4)
+    assert torch.allclose(fine(images), ann(images), atol=1e-6)
+
+
+def test_stem_runs_once_per_image():
+    network = QCFS().convert(quantised_network(QCFS(), "residual"))
+    calls = []
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(lambda module, inputs, output: calls.append(module.in_channels))
+    network.account(random_images(1))
+    calls.clear()
+    simulate(network, random_images(3), 5)
+    assert calls.count(3) == 1  # the stem, the only one with 3 channels
+    assert calls.count(6) == 3 * 5
+
+
+def test_keep_in_several_rounds_equals_running_alone():
+    network = QCFS().convert(quantised_network(QCFS(), "residual"))
+    images = random_images(8)
+    expected, expected_spikes, expected_synops = simulate(network, images, 6)
+    network.begin(images)
+    left = torch.arange(8)
+    for step, mask in enumerate([[1, 1, 1, 0, 1, 1, 0, 1], [1, 0, 1, 1, 1, 1], [0, 1, 1, 1, 0], [1, 1, 1], [0, 1, 1]]):
+        assert torch.allclose(network.step(), expected[step][left], rtol=1e-12, atol=1e-12)
+        assert torch.equal(network.spikes, expected_spikes[step][left])
+        assert torch.equal(network.synops, expected_synops[step][left])
+        keep = torch.tensor(mask).bool()
+        network.keep(keep)
+        left = left[keep]
+    assert torch.allclose(network.step(), expected[5][left], rtol=1e-12, atol=1e-12)
+    assert len(left) == 2
+
+
+def test_state_belongs_to_the_instance():
+    first, second = (QCFS().convert(quantised_network(QCFS(), "plain")) for _ in range(2))
+    images = random_images(4)
+    alone = simulate(first, images, 4)[0]
+    first.begin(images)
+    interleaved = []
+    second.begin(random_images(4, seed=9))
+    for _ in range(4):
+        interleaved.append(first.step())
+        second.step()
+    assert torch.equal(torch.stack(interleaved), alone)
+
+
+def test_a_prelude_runs_in_begin_and_is_counted():
+    plain = QCFS().convert(quantised_network(QCFS(), "plain"))
+    images = random_images(3)
+    expected_logits, expected_spikes, _ = simulate(plain, images, 5)
+
+    def two_steps(network: SpikingNetwork) -> None:
+        totals = []
+        for _ in range(2):
+            network.step()
+            totals.append(network.spikes)
+        network._spikes = torch.stack(totals).sum(0).double()
+
+    late = SpikingNetwork(plain._graph, plain.report, prelude_steps=2, prelude=two_steps)
+    late.begin(images)
+    assert torch.equal(late.spikes, expected_spikes[:2].sum(0))
+    assert torch.equal(late.step(), expected_logits[2])
+
+
+def test_using_it_in_the_wrong_order_says_so():
+    network = QCFS().convert(quantised_network(QCFS(), "plain"))
+    for call in (network.step, lambda: network.keep(torch.ones(1).bool()), lambda: network.spikes, lambda: network.sites):
+        with pytest.raises(RuntimeError, match="begin"):
+            call()
+    with pytest.raises(RuntimeError, match="eval mode"):
+        network.train()
+
+
+class WithFunction(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.first, self.relu, self.second = nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3)
+        self.function = function
+
+    def forward(self, x):
+        return self.function(self.second(self.relu(self.first(x)))).flatten(1)
+
+
+@pytest.mark.parametrize("function", [F.relu, torch.relu, lambda x: x.relu(), lambda x: F.relu(x, inplace=True),
+                                      lambda x: x.relu_()])
+def test_functional_relus_are_replaced(function):
+    prepared = QCFS().prepare(WithFunction(function))
+    assert sum(isinstance(module, QCFSActivation) for module in prepared.modules()) == 2
+    network = QCFS().convert(prepared, torch.zeros(1, 3, 8, 8))
+    assert len(network.sites) == 2
+
+
+def test_a_shared_relu_becomes_two_layers():
+    class Shared(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.relu = nn.Linear(4, 4), nn.Linear(4, 4), nn.ReLU()
+
+        def forward(self, x):
+            return self.relu(self.b(self.relu(self.a(x))))
+
+    prepared = QCFS().prepare(Shared())
+    assert len({id(module) for module in prepared.modules() if isinstance(module, QCFSActivation)}) == 2
+    network = QCFS().convert(prepared, torch.zeros(1, 4))
+    assert {site.name for site in network.sites} == {"relu", "relu_1"}
+
+
+@pytest.mark.parametrize(("function", "message"), [
+    (F.gelu, "gelu.* has no spiking counterpart"),
+    (torch.sigmoid, "sigmoid.* has no spiking counterpart"),
+    (lambda x: F.max_pool2d(F.relu(x), 2), "maximum of instantaneous spikes"),
+])
+def test_what_cannot_spike_is_refused_by_name(function, message):
+    prepared = QCFS().prepare(WithFunction(function))
+    with pytest.raises(ConversionError, match=message):
+        QCFS().convert(prepared)
+
+
+def test_a_relu_that_was_left_is_refused():
+    class Half(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.act, self.b = nn.Linear(4, 4), QCFSActivation(4), nn.Linear(4, 4)
+
+        def forward(self, x):
+            return torch.relu(self.b(self.act(self.a(x))))
+
+    with pytest.raises(ConversionError, match="relu.*was left"):
+        QCFS().convert(Half())
+
+
+def test_nothing_to_convert_is_refused():
+    with pytest.raises(ConversionError, match="nothing to convert"):
+        QCFS().convert(nn.Sequential(nn.Linear(2, 2)))
+    with pytest.raises(ConversionError, match="no ReLU"):
+        QCFS().prepare(nn.Sequential(nn.Linear(2, 2)))
+
+
+def test_an_untraceable_network_is_refused():
+    class Branching(nn.Module):
+        def forward(self, x):
+            return x if x.sum() > 0 else -x
+
+    with pytest.raises(ConversionError, match=r"cannot be traced by torch\.fx"):
+        QCFS().prepare(Branching())
+
+
+def test_preparing_leaves_the_source_network_alone():
+    ann = tiny_network("residual")
+    before = {name: value.clone() for name, value in ann.state_dict().items()}
+    images = random_images(2)
+    expected = ann(images)
+    QCFS().prepare(ann)
+    assert torch.equal(ann(images), expected)
+    assert all(torch.equal(value, before[name]) for name, value in ann.state_dict().items())
+    assert any(isinstance(module, nn.ReLU) for module in ann.modules())

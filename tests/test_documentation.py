@@ -1,0 +1,60 @@
+"""What the documentation shows works when it is pasted."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = sorted(path for path in ROOT.glob("*.md"))
+
+
+def block(page: str, marker: str) -> str:
+    """The code block that contains `marker`."""
+    blocks = re.findall(r"```\w*\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+    (found,) = [text for text in blocks if marker in text]
+    return found
+
+
+def test_the_example_method_keeps_every_promise_and_runs(tmp_path):
+    plugin = tmp_path / "clip_floor.py"
+    plugin.write_text(block("CONTRIBUTING.md", "# clip_floor.py"))
+    commands = [line for line in block("CONTRIBUTING.md", "selftest --plugin").splitlines() if line]
+    assert len(commands) == 2
+    for line in commands:
+        arguments = line.split()[1:] + (["--dataset", "synthetic", "--limit", "32", "--timesteps", "3"] if " run " in line else [])
+        done = subprocess.run([sys.executable, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert "clip-floor" in done.stdout
+    assert list((tmp_path / "leaderboard/results/synthetic/small-cnn/clip-floor").glob("*.json"))
+
+
+def test_the_readme_python_example_runs(tmp_path):
+    script = tmp_path / "example.py"
+    script.write_text(block("README.md", "import dynconf"))
+    done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "timesteps" in done.stdout
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_relative_links_lead_somewhere(page):
+    for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", page.read_text()):
+        assert (page.parent / target).exists(), target
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_the_commands_of_the_readme_exist():
+    """Every `make` target and every subcommand that a page mentions is there."""
+    text = "".join(page.read_text() for page in PAGES)
+    makefile = (ROOT / "Makefile").read_text()
+    for target in set(re.findall(r"\bmake ([a-z-]+)`", text)):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+    listed = subprocess.run([sys.executable, "-m", "benchmark", "--help"], capture_output=True, text=True, check=True).stdout
+    for command in set(re.findall(r"python -m benchmark ([a-z]+)", text)):
+        assert re.search(rf"^  {command} ", listed, re.MULTILINE), command

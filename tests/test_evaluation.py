@@ -1,0 +1,99 @@
+"""From recordings to record sections: every figure against its definition, with a prelude."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from recordings import drift
+
+from benchmark import evaluation
+from benchmark.energy import PRESETS, energy
+from benchmark.errors import UsageError
+from benchmark.spec import PolicySpec
+
+
+@pytest.fixture(scope="module")
+def recordings():
+    return drift(split="calibration", prelude_steps=2, seed=5), drift(split="test", prelude_steps=2, seed=6)
+
+
+@pytest.fixture(scope="module")
+def judged(recordings):
+    return evaluation.evaluate(evaluation.parse_policy("dynamic-confidence[tolerance=0.01]"), *recordings)
+
+
+def test_every_figure_of_a_policy(recordings, judged):
+    result, policy = judged
+    _, test = recordings
+    exits = policy.exit_steps(test)
+    latency = exits + 2
+    right = test.correct[torch.arange(len(test)), exits - 1]
+    assert result.accuracy.value == right.double().mean().item()
+    assert result.latency.mean == latency.double().mean().item()
+    assert result.latency.median == latency.double().median().item() or result.latency.median % 1 == 0.5
+    assert result.latency.share_at_cap == (exits == 12).double().mean().item()
+    assert result.saving.latency == pytest.approx(1 - latency.double().mean().item() / 14)
+    assert result.spikes_per_image == pytest.approx(latency.double().mean().item() - 2 + 10)
+    assert result.losers == int((test.correct[:, -1] & ~right).sum())
+    assert result.winners == int((~test.correct[:, -1] & right).sum())
+    assert result.exit_histogram == tuple(int((exits == t).sum()) for t in range(1, 13))
+    assert result.energy["int8-45nm"] == pytest.approx(0.23 * result.macs_per_image + 0.03 * result.synops_per_image)
+    assert result.macs_per_image == pytest.approx(100 + 10 * result.latency.mean)
+    assert result.latency.ci95[0] < result.latency.mean < result.latency.ci95[1]
+    equal = result.equal_fixed
+    assert equal.latency == equal.timesteps + 2
+    assert equal.accuracy >= result.accuracy.value
+    assert all(test.correct[:, t].double().mean() < result.accuracy.value for t in range(equal.timesteps - 1))
+    assert equal.saving_latency == pytest.approx(1 - result.latency.mean / equal.latency)
+
+
+def test_curve_and_static_agree_and_include_the_prelude(recordings):
+    _, test = recordings
+    curve, static = evaluation.curve(test), evaluation.static(test)
+    assert curve.accuracy[-1] == static.accuracy.value
+    assert curve.spikes_per_image[-1] == static.spikes_per_image == 12 + 10
+    assert curve.spikes_per_image[0] == 1 + 10
+    assert (static.latency, static.prelude) == (14, 2)
+    assert static.macs_per_image == 100 + 10 * 14
+
+
+def test_oracles_are_ordered(recordings):
+    oracle = evaluation.oracle(recordings[1])
+    assert oracle.any_time_correct.accuracy >= oracle.stable_correct.accuracy == oracle.consistency.accuracy
+    assert 3 <= oracle.any_time_correct.latency <= oracle.stable_correct.latency <= 14
+
+
+def test_energy_presets():
+    assert energy(1000, 0) == {"fp32-45nm": 4600, "fp16-45nm": 1500, "int8-45nm": 230}
+    assert energy(0, 1000) == pytest.approx({"fp32-45nm": 900, "fp16-45nm": 400, "int8-45nm": 30})
+    assert sorted(mac / ac for mac, ac in PRESETS.values()) == pytest.approx([3.75, 4.6 / 0.9, 0.23 / 0.03])
+
+
+@pytest.mark.parametrize(("text", "options"), [
+    ("dynamic-confidence", {"tolerance": 0.0, "selection": "pareto"}),
+    ("dynamic-confidence[scale=30,threshold=0.6]", {"scale": 30.0, "threshold": 0.6, "tolerance": 0.0, "selection": "given"}),
+    ("fixed[timesteps=4]", {"timesteps": 4, "tolerance": 0.0, "selection": "given"}),
+])
+def test_policy_texts(text, options):
+    assert evaluation.parse_policy(text) == PolicySpec(name=text.partition("[")[0], options=options)
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("dynamic-confidense", "unknown policy 'dynamic-confidense'.\nDid you mean 'dynamic-confidence'"),
+    ("fixed[timestep=4]", "no option 'timestep'.\nDid you mean 'timesteps'?"),
+    ("fixed[timesteps=four]", "must be int, not 'four'"),
+    ("fixed[timesteps=4", "closing bracket"),
+    ("fixed[4]", "'4' is not KEY=VALUE"),
+    ("fixed[timesteps=0]", "at least 1"),
+    ("dynamic-confidence[scale=-1]", "scale must be positive"),
+])
+def test_wrong_policy_texts(text, message):
+    with pytest.raises(UsageError) as caught:
+        evaluation.parse_policy(text)
+    assert message in str(caught.value)
+
+
+def test_a_scale_that_was_not_recorded_is_a_usage_error():
+    recordings = [drift(split=split, statistics=True) for split in ("calibration", "test")]
+    with pytest.raises(UsageError, match="scale 5 was not recorded"):
+        evaluation.evaluate(evaluation.parse_policy("dynamic-confidence[scale=5]"), *recordings)
