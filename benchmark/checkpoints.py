@@ -12,8 +12,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
+from benchmark.data.images import Preprocessing
 from benchmark.errors import CheckpointError, UsageError, unknown_name
 from benchmark.spec import Frozen, Scalar
 from benchmark.store import write_atomic
@@ -39,6 +40,15 @@ class Card(Frozen):
     trained_from: str | None = None
     calibration_accuracy: float | None = None
     flags: tuple[str, ...] = ()
+
+    @field_validator("preprocessing")
+    @classmethod
+    def _is_preprocessing(cls, values: dict[str, Any]) -> dict[str, Any]:
+        try:
+            Preprocessing.from_dict(values)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"not a preprocessing: {error!r}") from error
+        return values
 
 
 def zoo() -> dict[str, Path]:

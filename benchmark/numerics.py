@@ -41,7 +41,7 @@ def numerics(precision: str, device: torch.device) -> Iterator[None]:
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = deterministic, benchmark
 
 
-def torch_flags() -> dict[str, bool | int | str]:
+def torch_flags() -> dict[str, bool | int | float | str]:
     """The flags in force, for provenance."""
     return {
         "cuda.matmul.allow_tf32": torch.backends.cuda.matmul.allow_tf32,

@@ -74,12 +74,12 @@ def prepare(cell: Cell, store: ResultStore, say: Callable[[str], None] = lambda 
     spec = RunSpec(
         method=cell.method,
         method_version=getattr(method_entry, "version", 1),
-        method_options=asdict(method),
+        method_options=method.options(),
         dataset=cell.dataset,
         dataset_fingerprint=f"test:{test.fingerprint} calibration:{calibration.fingerprint}",
         model=model,
         weights=Weights(source=name, sha256=sha256_of(path)),
-        timesteps=cell.timesteps or getattr(method_entry, "timesteps", 32),
+        timesteps=cell.timesteps or int(getattr(method_entry, "timesteps", 32)),
         policies=tuple(map(normalised, cell.policies)),
         seed=cell.seed,
         precision=cell.precision,
@@ -152,7 +152,7 @@ def _train(cell: Cell, model: str, method: ConversionMethod, dataset: ImageDatas
 
     images = dataset.split("train")
     recipe = training.Recipe(epochs=30, batch_size=64, lr=0.1, seed=cell.seed)
-    identity = digest([cell.dataset, images.fingerprint, model, cell.method, asdict(method), asdict(recipe)])
+    identity = digest([cell.dataset, images.fingerprint, model, cell.method, method.options(), asdict(recipe)])
     path = store.checkpoints / f"{cell.dataset}-{model}-{cell.method}-{identity}{SUFFIX}"
     if not path.exists():
         say(f"training {model} on {cell.dataset} ({len(images)} images, {recipe.epochs} epochs); kept for later runs")
@@ -163,7 +163,7 @@ def _train(cell: Cell, model: str, method: ConversionMethod, dataset: ImageDatas
         training.initialise_thresholds(network, training.first_batch(images, dataset.preprocessing))
         training.train(network, images, dataset.preprocessing, recipe)
         calibration = dataset.split("calibration")
-        card = Card(model=model, method=cell.method, method_options=asdict(method), dataset=cell.dataset,
+        card = Card(model=model, method=cell.method, method_options=method.options(), dataset=cell.dataset,
                     num_classes=images.num_classes, in_channels=images.pixels.shape[1], recipe=asdict(recipe),
                     preprocessing=dataset.preprocessing.to_dict(), training_fingerprint=images.fingerprint,
                     calibration_accuracy=training.accuracy(network, calibration, dataset.preprocessing))

@@ -198,7 +198,7 @@ class Artifact(Frozen):
 class ResultRecord(Frozen):
     """One run. Only a record with status `ok` has numbers; the others say why not in `reason`."""
 
-    schema_version: Literal[1] = Field(default=SCHEMA, alias="schema")
+    schema_version: Literal[1] = Field(default=1, alias="schema")
     id: str
     status: Status
     reason: str | None = None

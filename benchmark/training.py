@@ -200,7 +200,7 @@ def main(dataset: str, data_dir: Path | None, model: str, method: str, options: 
         click.echo(f"epoch {epoch}/{epochs}: loss {loss:.4f}, calibration {accuracy(network, held_out, preprocessing):.4f}")
 
     train(network, images, preprocessing, recipe, resume=output.with_suffix(".state.pt"), after_epoch=report)
-    card = Card(model=model, method=method, method_options=asdict(conversion), dataset=dataset,
+    card = Card(model=model, method=method, method_options=conversion.options(), dataset=dataset,
                 num_classes=images.num_classes, in_channels=images.pixels.shape[1],
                 preprocessing=preprocessing.to_dict(), training_fingerprint=images.fingerprint, recipe=asdict(recipe),
                 trained_from=init.name if init else None,

@@ -108,8 +108,9 @@ def bootstrap_latency(policy: ThresholdPolicy, calibration: Recording, test: Rec
     right = calibration.correct.gather(1, table.long() - 1)
     weights = torch.stack([torch.bincount(_draw(len(calibration), generator), minlength=len(calibration))
                            for _ in range(resamples)]).double() / len(calibration)
-    steps, accuracy = weights @ table.double(), weights @ right.double()
-    chosen = [policy.choose(Sweep(grid, steps[resample], accuracy[resample])) for resample in range(resamples)]
+    lost = calibration.correct[:, -1:] & ~right
+    means_of = [weights @ table.double(), weights @ right.double(), weights @ lost.double()]
+    chosen = [policy.choose(Sweep(grid, *(mean[resample] for mean in means_of))) for resample in range(resamples)]
     used = sorted(set(chosen))
     test_table = exit_table(policy.score(test.evidence), grid[used]).double()
     means = [test_table[_draw(len(test), generator), used.index(index)].mean() for index in chosen]

@@ -90,7 +90,7 @@ class DynamicConfidence(ThresholdPolicy):
 
     Li, Jones, Furber, ICCV 2023, arXiv:2303.10276. What is None is fitted: the scale by the negative log-likelihood over
     all timesteps of the calibration recording; the threshold from the accuracy-latency Pareto front, as the fastest point
-    before the accuracy falls by more than `tolerance` (a share of the images) against all timesteps.
+    before more than `tolerance` (a share) of the images are lost: right after all timesteps, wrong at their exit.
     """
 
     name: ClassVar[str] = "dynamic-confidence"
@@ -181,16 +181,15 @@ def scale_by_nll(recording: Recording) -> float:
 
 
 def pareto_choice(sweep: Sweep, tolerance: float) -> int:
-    """The fastest point of the accuracy-latency front that is reached without loss on the way.
+    """The fastest point of the accuracy-latency front that is reached before images are lost.
 
-    From the safest threshold (the last, which never stops) downwards, as long as no threshold passed is less accurate
-    than never stopping by more than `tolerance`. Taking the fastest threshold of the whole grid instead would pick one
-    that is accurate by luck: far below the point where losses begin, a few images that flicker to the right answer can
-    make up for them on few calibration images.
+    From the safest threshold (the last, which never stops) downwards, as long as no threshold passed loses more than a
+    share of `tolerance` of the images. Taking the fastest threshold of the whole grid without loss of accuracy instead
+    would pick one that is accurate by luck: far below the point where losses begin, a few images that flicker to the
+    right answer can make up for them on few calibration images.
     """
-    # Means can differ in their last bits; a billionth of an image does not count.
-    lost = sweep.accuracy[-1] - sweep.accuracy > tolerance + 1e-12
-    unsafe = torch.nonzero(lost)
+    # Shares can differ in their last bits; a billionth of an image does not count.
+    unsafe = torch.nonzero(sweep.lost > tolerance + 1e-12)
     first_safe = int(unsafe[-1]) + 1 if len(unsafe) else 0
     safe = slice(first_safe, None)
     fastest = sweep.timesteps[safe] <= sweep.timesteps[safe].min() + 1e-12

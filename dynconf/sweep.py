@@ -15,15 +15,19 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Sweep:
-    """Means over images for each threshold, float64 [M]; `thresholds` ascending. Timesteps exclude the prelude."""
+    """Means over images for each threshold, float64 [M]; `thresholds` ascending. Timesteps exclude the prelude.
+
+    `lost` is the share of images that are right at T but wrong at their exit: the accuracy drop cannot be larger.
+    """
 
     thresholds: Tensor
     timesteps: Tensor
     accuracy: Tensor
+    lost: Tensor
 
 
 def sweep_thresholds(scores: Tensor, correct: Tensor, thresholds: Tensor) -> Sweep:
-    """Mean timesteps and accuracy of every threshold.
+    """Mean timesteps, accuracy and share of lost images of every threshold.
 
     Args:
         scores: [N, T], larger is surer.
@@ -33,7 +37,7 @@ def sweep_thresholds(scores: Tensor, correct: Tensor, thresholds: Tensor) -> Swe
     images, timesteps = scores.shape
     count = len(thresholds)
     steps = torch.ones(count, dtype=torch.float64)
-    right = torch.zeros(count, dtype=torch.float64)
+    right = torch.zeros(2, count, dtype=torch.float64)
     start = torch.zeros(images, dtype=torch.long)
     running = torch.full((images,), -torch.inf, dtype=scores.dtype)
     for t in range(timesteps):
@@ -45,13 +49,14 @@ def sweep_thresholds(scores: Tensor, correct: Tensor, thresholds: Tensor) -> Swe
             steps += still.double() / images
         else:
             stop = torch.full((images,), count)
-        weight = correct[:, t].double()
-        change = torch.zeros(count + 1, dtype=torch.float64)
-        change.index_add_(0, start, weight)
-        change.index_add_(0, stop, -weight)
-        right += change[:count].cumsum(0)
+        weight = torch.stack([correct[:, t], correct[:, t] & correct[:, -1]]).double()
+        change = torch.zeros(2, count + 1, dtype=torch.float64)
+        change.index_add_(1, start, weight)
+        change.index_add_(1, stop, -weight)
+        right += change[:, :count].cumsum(1)
         start = stop
-    return Sweep(thresholds, steps, right / images)
+    accuracy, kept = right / images
+    return Sweep(thresholds, steps, accuracy, correct[:, -1].double().mean() - kept)
 
 
 def exit_table(scores: Tensor, thresholds: Tensor) -> Tensor:

@@ -135,9 +135,9 @@ class Accounting:
         self._graph = graph
         self._signals = signals(graph)
         ShapeProp(graph).propagate(image)
-        for module in graph.modules():
-            if isinstance(module, SpikingNeuron):
-                module.reset()
+        for neuron in graph.modules():
+            if isinstance(neuron, SpikingNeuron):
+                neuron.reset()
         self.fan_out: dict[str, Tensor] = {}
         self.sites: tuple[Site, ...] = ()
         self.analog: tuple[AnalogLayer, ...] = ()
@@ -206,6 +206,7 @@ class Accounting:
                                           else self._size_value(source) for source in user.all_input_nodes}
             values[node].requires_grad_(True)
             args, kwargs = fx.node.map_arg((user.args, user.kwargs), lambda source: values[source])
+            moved: Any
             if _is_scaling(user):
                 moved = args[0]
             elif user.op == "call_module":
@@ -243,7 +244,8 @@ def _synapses_of(layer: nn.Module, shape: tuple[int, ...]) -> Tensor:
     convolve = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}[len(layer.kernel_size)]
     with torch.enable_grad():
         pixels = torch.zeros(1, 1, *shape[1:], dtype=torch.float64, requires_grad=True)
-        padded, padding = pixels, layer.padding
+        padded: Tensor = pixels
+        padding: Any = layer.padding
         if layer.padding_mode != "zeros":
             padded, padding = F.pad(pixels, layer._reversed_padding_repeated_twice, mode=layer.padding_mode), 0
         ones = torch.ones(1, 1, *layer.kernel_size, dtype=torch.float64)

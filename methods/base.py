@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Any, ClassVar
@@ -32,6 +33,10 @@ class ConversionMethod(ABC):
     @abstractmethod
     def neuron(self, activation: QuantisedActivation) -> SpikingNeuron:
         """The spiking neuron that stands for a trained activation. Raises ConversionError if it cannot."""
+
+    def options(self) -> dict[str, Any]:
+        """The fields of the dataclass with their values."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
 
     @property
     def prelude_steps(self) -> int:
@@ -106,9 +111,8 @@ def first_image(calibration: Tensor | Iterable[Any] | None) -> Tensor | None:
     """The first calibration image as [1, ...]. Raises ConversionError if there is none in it."""
     if calibration is None:
         return None
-    if isinstance(calibration, Tensor):
-        images = calibration
-    else:
+    images: Any = calibration
+    if not isinstance(calibration, Tensor):
         batch = next(iter(calibration), None)
         images = batch[0] if isinstance(batch, (tuple, list)) else batch
     if not isinstance(images, Tensor) or len(images) == 0:

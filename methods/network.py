@@ -161,13 +161,15 @@ def split_constant_part(graph: fx.GraphModule) -> tuple[fx.GraphModule, fx.Graph
     body_nodes = [node for node in graph.graph.nodes if node not in constant]
     boundary = [node for node in graph.graph.nodes if node in constant and any(user not in constant for user in node.users)]
 
-    before, copied = fx.Graph(), {}
+    copied: dict[fx.Node, fx.Node] = {}
+    before = fx.Graph()
     for node in graph.graph.nodes:
         if node in constant:
             copied[node] = before.node_copy(node, lambda source: copied[source])
     before.output(tuple(copied[node] for node in boundary))
 
-    body, copied = fx.Graph(), {}
+    body = fx.Graph()
+    copied = {}
     for node in boundary:
         copied[node] = body.placeholder(node.name)
     for node in body_nodes:

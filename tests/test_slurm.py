@@ -11,8 +11,8 @@ from benchmark.store import ResultStore
 
 submitit = pytest.importorskip("submitit")
 
-from slurm.jobs import RunCell, submit  # noqa: E402
 from benchmark.spec import ExecSpec  # noqa: E402
+from slurm.jobs import RunCell, submit  # noqa: E402
 
 
 def cell(**changes: object) -> Cell:

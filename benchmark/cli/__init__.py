@@ -25,7 +25,7 @@ class _Suggesting(click.Group):
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
             if "Did you mean" not in error.message:  # newer versions of click say so themselves
-                error.message = f"{error.message} {near_matches(args[0], self.commands)}".strip()
+                raise click.UsageError(f"{error.message} {near_matches(args[0], self.commands)}".strip(), ctx) from error
             raise
 
 

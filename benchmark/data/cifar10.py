@@ -109,17 +109,43 @@ def read_batches(folder: Path, part: str, indices: np.ndarray | None) -> tuple[n
 
 
 def read_parquet(folder: Path, part: str, indices: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """The layout of `uoft-cs/cifar10`: columns `img` and `label`. Raises DataError naming the folder."""
-    from datasets import Dataset
+    """The layout of `uoft-cs/cifar10`: columns `img` and `label`. Raises DataError naming the file or the image."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
-    paths = [str(path) for path in sorted(folder.glob(f"{part}-*.parquet"))]
-    if not paths:
+    # Read without `datasets`, which would keep a second copy of every file in its cache.
+    tables = []
+    for path in sorted(folder.glob(f"{part}-*.parquet")):
+        try:
+            tables.append(pq.read_table(path))
+        except (OSError, pa.ArrowException) as error:
+            raise DataError(f"{path} cannot be read: {error}") from error
+        missing = {"img", "label"} - set(tables[-1].column_names)
+        if missing:
+            raise DataError(f"{path}: columns {sorted(missing)} missing; found {tables[-1].column_names}.")
+    if not tables:
         raise DataError(f"{folder} has no {part}-*.parquet.")
+    labels = np.concatenate([table["label"].to_numpy() for table in tables])
+    _check_count(len(labels), part, folder)
+    rows = np.arange(len(labels)) if indices is None else indices
+    stored = [image for table in tables for image in table["img"].to_pylist()]
+    pixels = np.empty((len(rows), 3, 32, 32), np.uint8)
+    for position, row in enumerate(rows):
+        pixels[position] = _decode(stored[row], f"{folder} {part}: image {row}")
+    return pixels, labels[rows]
+
+
+def _decode(stored: Any, name: str) -> np.ndarray:
+    from PIL import Image
+
     try:
-        table = Dataset.from_parquet(paths)
-    except Exception as error:  # whatever pyarrow or datasets raise on a damaged file
-        raise DataError(f"{paths[0]} cannot be read: {error}") from error
-    return _from_table(table, part, indices, folder)
+        with Image.open(io.BytesIO(stored["bytes"])) as image:
+            pixels = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
+    except Exception as error:  # whatever Pillow raises on a corrupt image
+        raise DataError(f"{name} is corrupt: {error}") from error
+    if pixels.shape != (3, 32, 32):
+        raise DataError(f"{name} is {pixels.shape[1]} x {pixels.shape[2]} pixels, not 32 x 32.")
+    return pixels
 
 
 def _hub_cache() -> Path | None:
@@ -131,27 +157,6 @@ def _hub_cache() -> Path | None:
     except FileNotFoundError:
         return None
     return folder if any(folder.glob("train-*.parquet")) else None
-
-
-def _from_table(table: Any, part: str, indices: np.ndarray | None, folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    import datasets
-    from PIL import Image
-
-    missing = {"img", "label"} - set(table.column_names)
-    if missing:
-        raise DataError(f"{folder}: columns {sorted(missing)} missing; found {table.column_names}.")
-    _check_count(len(table), part, folder)
-    rows = np.arange(len(table)) if indices is None else indices
-    # Decoded here: from within the table, an error would not say which image it is.
-    table = table.cast_column("img", datasets.Image(decode=False)).select(rows)
-    pixels = np.empty((len(table), 3, 32, 32), np.uint8)
-    for position, (row, stored) in enumerate(zip(rows, table["img"], strict=True)):
-        try:
-            with Image.open(io.BytesIO(stored["bytes"])) as image:
-                pixels[position] = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
-        except Exception as error:  # whatever Pillow raises on a corrupt image
-            raise DataError(f"{folder} {part}: image {row} is corrupt: {error}") from error
-    return pixels, np.asarray(table["label"])
 
 
 def _select(pixels: np.ndarray, labels: np.ndarray, part: str, indices: np.ndarray | None,

@@ -10,11 +10,11 @@ import numpy as np
 from benchmark.data.images import SPLITS, ImageDataset, Images, Preprocessing
 from benchmark.errors import UsageError
 
-SIZES = {"calibration": 300, "test": 500}
+SIZES = {"calibration": 500, "test": 500}
 
 
 class Digits(ImageDataset):
-    """Train 997, calibration 300, test 500: in the order of the sha256 of each index, which no library can change."""
+    """Train 797, calibration 500, test 500: in the order of the sha256 of each index, which no library can change."""
 
     name = "digits"
     num_classes = 10
