@@ -56,7 +56,7 @@ def git_state() -> dict[str, Any]:
     sha = _git(root, "rev-parse", "HEAD")
     if sha is None or not (root / ".git").exists():
         return {"git_sha": None, "dirty": None, "diff_sha256": None}
-    code = ("benchmark", "methods", "dynconf", "leaderboard", "slurm")
+    code = ("benchmark", "methods", "dynconf")  # what numbers depend on
     dirty = bool(_git(root, "status", "--porcelain", "--", *code))
     diff = _git(root, "diff", "HEAD", "--", *code) or ""
     return {"git_sha": sha, "dirty": dirty, "diff_sha256": hashlib.sha256(diff.encode()).hexdigest() if dirty else None}
