@@ -1,8 +1,8 @@
 """How fast: ratios against a floor that is measured in the same run, because machines are noisy.
 
-    python -m benchmark.bench                     both parts
-    python -m benchmark.bench simulation --model resnet18 --batch-size 64 --timesteps 8
-    python -m benchmark.bench thresholds
+python -m benchmark.bench                     both parts
+python -m benchmark.bench simulation --model resnet18 --batch-size 64 --timesteps 8
+python -m benchmark.bench thresholds
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ GOAL_SIMULATION = 1.15
 GOAL_SECONDS = 1.0
 
 
-@click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.group(
+    invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"], "show_default": True}
+)
 @click.pass_context
 def main(context: click.Context) -> None:
     """Print the cost of simulation and of replay beside their goals."""
@@ -69,21 +71,31 @@ def simulation(model: str, batch_size: int, timesteps: int, repeats: int, device
             record(network, [(images, labels)], timesteps=timesteps, keep="statistics", folder=Path(folder))
 
     with numerics("fp32", place):
-        seconds = interleaved({
-            "recording": recording,
-            "simulation alone": lambda: _simulate(network, images, timesteps),
-            "T forward passes": lambda: _forward(ann, images, timesteps),
-            "T forward passes, batch norm folded": lambda: _forward(folded, images, timesteps),
-        }, repeats, place)
-    click.echo(f"{model}, batch {batch_size}, T = {timesteps}, fp32, {device_name(place)}, median of {repeats} [min, max]")
+        seconds = interleaved(
+            {
+                "recording": recording,
+                "simulation alone": lambda: _simulate(network, images, timesteps),
+                "T forward passes": lambda: _forward(ann, images, timesteps),
+                "T forward passes, batch norm folded": lambda: _forward(folded, images, timesteps),
+            },
+            repeats,
+            place,
+        )
+    click.echo(
+        f"{model}, batch {batch_size}, T = {timesteps}, fp32, {device_name(place)}, median of {repeats} [min, max]"
+    )
     for name, times in seconds.items():
         rate = batch_size * timesteps / statistics.median(times)
-        click.echo(f"  {name:38s} {statistics.median(times):8.3f} s [{min(times):.3f}, {max(times):.3f}]"
-                   f"  {rate:9.1f} images x timesteps/s")
+        click.echo(
+            f"  {name:38s} {statistics.median(times):8.3f} s [{min(times):.3f}, {max(times):.3f}]"
+            f"  {rate:9.1f} images x timesteps/s"
+        )
     for name in ("T forward passes", "T forward passes, batch norm folded"):
         ratios = [ours / floor for ours, floor in zip(seconds["recording"], seconds[name], strict=True)]
         goal = f" (goal {GOAL_SIMULATION})" if name == "T forward passes" else ""
-        click.echo(f"  recording / {name}: {statistics.median(ratios):.3f} [{min(ratios):.3f}, {max(ratios):.3f}]{goal}")
+        click.echo(
+            f"  recording / {name}: {statistics.median(ratios):.3f} [{min(ratios):.3f}, {max(ratios):.3f}]{goal}"
+        )
 
 
 @main.command()
@@ -102,8 +114,10 @@ def thresholds(images: int, timesteps: int, classes: int, repeats: int) -> None:
         sweep_thresholds(policy.score(LogitEvidence(logits)), correct, CONFIDENCE_THRESHOLDS)
 
     times = interleaved({"sweep": evaluate}, repeats, torch.device("cpu"))["sweep"]
-    click.echo(f"{len(CONFIDENCE_THRESHOLDS)} thresholds on {images} x {timesteps} x {classes}: "
-               f"{statistics.median(times):.3f} s [{min(times):.3f}, {max(times):.3f}] (goal under {GOAL_SECONDS:.0f} s)")
+    click.echo(
+        f"{len(CONFIDENCE_THRESHOLDS)} thresholds on {images} x {timesteps} x {classes}: "
+        f"{statistics.median(times):.3f} s [{min(times):.3f}, {max(times):.3f}] (goal under {GOAL_SECONDS:.0f} s)"
+    )
 
 
 def interleaved(tasks: dict[str, Callable[[], None]], repeats: int, device: torch.device) -> dict[str, list[float]]:

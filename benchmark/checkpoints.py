@@ -66,8 +66,10 @@ def locate(source: str) -> Path:
             raise unknown_name("checkpoint", name, known, "python -m benchmark list checkpoints")
         return known[name]
     if source.startswith("timm:"):
-        raise UsageError(f"{source}: timm's networks have ReLUs; this method needs a network trained with its own activations.",
-                         "List checkpoints that fit with: python -m benchmark list checkpoints")
+        raise UsageError(
+            f"{source}: timm's networks have ReLUs; this method needs a network trained with its own activations.",
+            "List checkpoints that fit with: python -m benchmark list checkpoints",
+        )
     path = Path(source)
     if not path.is_file():
         raise CheckpointError(f"checkpoint {source} does not exist.", "Pass a file, or zoo:NAME.")
@@ -84,7 +86,9 @@ def read_card(path: Path) -> Card | None:
     try:
         return Card.model_validate_json(header["card"])
     except ValidationError as error:
-        raise CheckpointError(f"{path}: its card is invalid: {error.errors()[0]['loc']}: {error.errors()[0]['msg']}.") from error
+        raise CheckpointError(
+            f"{path}: its card is invalid: {error.errors()[0]['loc']}: {error.errors()[0]['msg']}."
+        ) from error
 
 
 def _header(path: Path) -> dict[str, Any]:
@@ -122,13 +126,21 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             state = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # torch raises many kinds on damaged or unsafe files
             reason = " ".join(str(error).split())[:300]
-            raise CheckpointError(f"{path} cannot be read as weights only (nothing in it was executed): {reason}") from error
+            raise CheckpointError(
+                f"{path} cannot be read as weights only (nothing in it was executed): {reason}"
+            ) from error
         while isinstance(state, Mapping):
-            inner = next((state[key] for key in ("state_dict", "model", "net") if isinstance(state.get(key), Mapping)), None)
+            inner = next(
+                (state[key] for key in ("state_dict", "model", "net") if isinstance(state.get(key), Mapping)), None
+            )
             if inner is None:
                 break
             state = inner
-    if not isinstance(state, Mapping) or not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
+    if (
+        not isinstance(state, Mapping)
+        or not state
+        or not all(isinstance(value, torch.Tensor) for value in state.values())
+    ):
         raise CheckpointError(f"{path} holds no state dict.")
     state = {name.removeprefix("module."): value for name, value in state.items()}
     return {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
@@ -153,11 +165,17 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], path: Path, model_n
     own = model.state_dict()
     missing = sorted(own.keys() - state.keys())
     unexpected = sorted(state.keys() - own.keys())
-    shapes = [f"{name} is {list(state[name].shape)}, not {list(own[name].shape)}"
-              for name in own.keys() & state.keys() if own[name].shape != state[name].shape]
+    shapes = [
+        f"{name} is {list(state[name].shape)}, not {list(own[name].shape)}"
+        for name in own.keys() & state.keys()
+        if own[name].shape != state[name].shape
+    ]
     if missing or unexpected or shapes:
-        parts = [f"{label} {_few(keys)}" for label, keys in (("missing:", missing), ("not known:", unexpected),
-                                                             ("wrong shape:", sorted(shapes))) if keys]
+        parts = [
+            f"{label} {_few(keys)}"
+            for label, keys in (("missing:", missing), ("not known:", unexpected), ("wrong shape:", sorted(shapes)))
+            if keys
+        ]
         likely = likely_backbone(state)
         hint = f"It looks like {likely!r}: try --model {likely}." if likely and likely != model_name else None
         raise CheckpointError(f"{path} does not fit {model_name}; {'; '.join(parts)}.", hint)
@@ -209,11 +227,16 @@ def from_akamaster(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         wide, narrow = convolution.shape[:2]
         kernel = torch.zeros(wide, narrow, 1, 1)
         first = (wide - narrow) // 2
-        kernel[first:first + narrow, :, 0, 0] = torch.eye(narrow)
+        kernel[first : first + narrow, :, 0, 0] = torch.eye(narrow)
         zeros, ones = torch.zeros(wide), torch.ones(wide)
         # The variance plus the batch norm's epsilon is 1, in float64 too.
-        norm = {"weight": ones, "bias": zeros, "running_mean": zeros, "running_var": ones.double() - 1e-5,
-                "num_batches_tracked": torch.tensor(0)}
+        norm = {
+            "weight": ones,
+            "bias": zeros,
+            "running_mean": zeros,
+            "running_var": ones.double() - 1e-5,
+            "num_batches_tracked": torch.tensor(0),
+        }
         prefix = f"stages.{stage}.0.shortcut"
         result |= {f"{prefix}.0.weight": kernel, **{f"{prefix}.1.{name}": value for name, value in norm.items()}}
     counters = [name.replace("running_mean", "num_batches_tracked") for name in result if name.endswith("running_mean")]

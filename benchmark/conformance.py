@@ -42,9 +42,19 @@ class _Plain(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.body = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6), nn.ReLU(), nn.AvgPool2d(2),
-                                  nn.Conv2d(6, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(),
-                                  nn.Linear(8 * 16, 16), nn.ReLU(), nn.Linear(16, CLASSES))
+        self.body = nn.Sequential(
+            nn.Conv2d(3, 6, 3, padding=1, bias=False),
+            nn.BatchNorm2d(6),
+            nn.ReLU(),
+            nn.AvgPool2d(2),
+            nn.Conv2d(6, 8, 3, padding=1),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(8 * 16, 16),
+            nn.ReLU(),
+            nn.Linear(16, CLASSES),
+        )
 
     def forward(self, images: Tensor) -> Tensor:
         return self.body(images)  # type: ignore[no-any-return]
@@ -136,8 +146,10 @@ def check_method(name: str, tiny: str) -> Iterator[tuple[str, bool]]:
     before = {key: value.clone() for key, value in quantised.state_dict().items()}
     images = random_images(7)
     network = method.convert(quantised, images)
-    yield "the input network is left unchanged", all(torch.equal(value, before[key])
-                                                     for key, value in quantised.state_dict().items())
+    yield (
+        "the input network is left unchanged",
+        all(torch.equal(value, before[key]) for key, value in quantised.state_dict().items()),
+    )
     yield "every activation became a spiking layer", len(network.sites) == len(network.report.spiking_layers) > 0
     logits, spikes, synops = simulate(network, images)
     again = simulate(network, images)
@@ -146,10 +158,12 @@ def check_method(name: str, tiny: str) -> Iterator[tuple[str, bool]]:
     limit = sum(site.neurons for site in network.sites)
     yield "no neuron spikes twice in a timestep", bool((spikes <= limit).all())
     yield "SynOps stay within all synapses", bool((synops <= sum(site.synapses for site in network.sites)).all())
-    alone = [simulate(network, images[index:index + 1]) for index in range(len(images))]
+    alone = [simulate(network, images[index : index + 1]) for index in range(len(images))]
     yield "an image's spikes do not depend on its batch", torch.equal(torch.cat([part[1] for part in alone], 1), spikes)
-    yield "an image's logits do not depend on its batch", torch.allclose(torch.cat([part[0] for part in alone], 1), logits,
-                                                                         rtol=1e-12, atol=1e-12)
+    yield (
+        "an image's logits do not depend on its batch",
+        torch.allclose(torch.cat([part[0] for part in alone], 1), logits, rtol=1e-12, atol=1e-12),
+    )
     yield "keep(mask) equals the kept images alone", _keep_is_exact(network, images)
 
 
@@ -177,7 +191,9 @@ def check_policy(name: str) -> Iterator[tuple[str, bool]]:
     yield "every image leaves between 1 and T", bool(((exits >= 1) & (exits <= TIMESTEPS)).all())
     yield "its parameters are JSON", _is_json(fitted.params())
     for batch_size in (1, 40):
-        answers = [DynamicInference(network, fitted, TIMESTEPS)(batch) for batch in random_images(40, 3).split(batch_size)]
+        answers = [
+            DynamicInference(network, fitted, TIMESTEPS)(batch) for batch in random_images(40, 3).split(batch_size)
+        ]
         online = torch.cat([answer.timesteps for answer in answers])
         yield f"the running network stops like the replay, batch {batch_size}", torch.equal(online, exits)
 

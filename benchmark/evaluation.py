@@ -57,7 +57,9 @@ def normalised(spec: PolicySpec) -> PolicySpec:
     """The spec with every option written out, typed, so that one rule has one spelling. Raises as `make_policy`."""
     policy = make_policy(spec)
     options = {**policy.params(), "selection": policy.selection}
-    return PolicySpec(name=spec.name, options={key: value for key, value in sorted(options.items()) if value is not None})
+    return PolicySpec(
+        name=spec.name, options={key: value for key, value in sorted(options.items()) if value is not None}
+    )
 
 
 def make_policy(spec: PolicySpec) -> Policy:
@@ -73,16 +75,26 @@ def curve(test: Recording) -> Curve:
     """Accuracy and cumulative cost after every fixed number of timesteps."""
     spikes = test.spikes.cumsum(1).double().mean(0) + test.prelude_spikes.double().mean()
     synops = test.synops.cumsum(1).double().mean(0) + test.prelude_synops.double().mean()
-    return Curve(timestep=tuple(range(1, test.timesteps + 1)), accuracy=tuple(test.correct.double().mean(0).tolist()),
-                 spikes_per_image=tuple(spikes.tolist()), synops_per_image=tuple(synops.tolist()))
+    return Curve(
+        timestep=tuple(range(1, test.timesteps + 1)),
+        accuracy=tuple(test.correct.double().mean(0).tolist()),
+        spikes_per_image=tuple(spikes.tolist()),
+        synops_per_image=tuple(synops.tolist()),
+    )
 
 
 def static(test: Recording) -> Static:
     """Fixed-time inference for all timesteps."""
     result = static_outcome(test)
-    return Static(accuracy=estimate(result), latency=result.mean("latency"), prelude=test.info.prelude_steps,
-                  spikes_per_image=result.mean("spikes"), synops_per_image=result.mean("synops"),
-                  macs_per_image=result.mean("macs"), energy=energy(result.mean("macs"), result.mean("synops")))
+    return Static(
+        accuracy=estimate(result),
+        latency=result.mean("latency"),
+        prelude=test.info.prelude_steps,
+        spikes_per_image=result.mean("spikes"),
+        synops_per_image=result.mean("synops"),
+        macs_per_image=result.mean("macs"),
+        energy=energy(result.mean("macs"), result.mean("synops")),
+    )
 
 
 def oracle(test: Recording) -> Oracle:
@@ -118,8 +130,13 @@ def evaluate(spec: PolicySpec, calibration: Recording, test: Recording, seed: in
         params=policy.params(),
         selection=policy.selection,
         accuracy=estimate(early),
-        latency=Latency(mean=early.mean("latency"), median=float(latency.quantile(0.5)), p95=float(latency.quantile(0.95)),
-                        share_at_cap=float(at_cap.double().mean()), ci95=interval),
+        latency=Latency(
+            mean=early.mean("latency"),
+            median=float(latency.quantile(0.5)),
+            p95=float(latency.quantile(0.95)),
+            share_at_cap=float(at_cap.double().mean()),
+            ci95=interval,
+        ),
         spikes_per_image=early.mean("spikes"),
         synops_per_image=early.mean("synops"),
         macs_per_image=early.mean("macs"),
@@ -141,8 +158,12 @@ def equal_fixed(test: Recording, early: Outcome) -> EqualFixed:
     if steps is None:
         return EqualFixed(timesteps=None, latency=None, accuracy=None, saving_latency=None)
     latency = steps + test.info.prelude_steps
-    return EqualFixed(timesteps=steps, latency=latency, accuracy=static_outcome(test, steps).accuracy,
-                      saving_latency=_saved(early.mean("latency"), latency))
+    return EqualFixed(
+        timesteps=steps,
+        latency=latency,
+        accuracy=static_outcome(test, steps).accuracy,
+        saving_latency=_saved(early.mean("latency"), latency),
+    )
 
 
 def estimate(result: Outcome) -> Estimate:

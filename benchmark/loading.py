@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -33,8 +33,9 @@ class Loader:
         ranges = batch_ranges(first, len(self.images), self.batch_size)
         # A forked worker would inherit torch's threads and a job scheduler's signal handlers.
         context = "forkserver" if self.workers else None
-        loader = DataLoader(_Slices(self.images, ranges), batch_size=None, num_workers=self.workers,
-                            multiprocessing_context=context)
+        loader = DataLoader(
+            _Slices(self.images, ranges), batch_size=None, num_workers=self.workers, multiprocessing_context=context
+        )
         for pixels, labels in loader:
             yield normalise(pixels.to(self.device), self.preprocessing, self.dtype), labels
 
@@ -68,5 +69,3 @@ class _Slices(Dataset[tuple[Tensor, Tensor]]):
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         first, end = self._ranges[index]
         return torch.from_numpy(self._images.pixels[first:end]), torch.from_numpy(self._images.labels[first:end])
-
-

@@ -40,11 +40,17 @@ def measure(network: SpikingNetwork, policy: Policy, loader: Loader, test: Recor
     replayed = outcome(test, policy.exit_steps(test))
     differing = (torch.cat(exits) != replayed.timesteps) | (torch.cat(predictions) != replayed.prediction)
     prelude = test.info.prelude_steps
-    return Measured(static_seconds=static_seconds, dynamic_seconds=dynamic_seconds,
-                    speedup=static_seconds / dynamic_seconds,
-                    ideal_speedup=(test.timesteps + prelude) / replayed.mean("latency"),
-                    device=device_name(loader.device), batch_size=loader.batch_size, images=len(test),
-                    policy=policy.name, differing_images=int(differing.sum()))
+    return Measured(
+        static_seconds=static_seconds,
+        dynamic_seconds=dynamic_seconds,
+        speedup=static_seconds / dynamic_seconds,
+        ideal_speedup=(test.timesteps + prelude) / replayed.mean("latency"),
+        device=device_name(loader.device),
+        batch_size=loader.batch_size,
+        images=len(test),
+        policy=policy.name,
+        differing_images=int(differing.sum()),
+    )
 
 
 def _clock(device: torch.device) -> float:

@@ -15,7 +15,9 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name == "cuda" and not torch.cuda.is_available():
-        raise UsageError("--device cuda: this machine has no usable GPU.", "See what torch finds: python -m benchmark doctor")
+        raise UsageError(
+            "--device cuda: this machine has no usable GPU.", "See what torch finds: python -m benchmark doctor"
+        )
     return torch.device(name)
 
 

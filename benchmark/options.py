@@ -37,7 +37,9 @@ def typed_options(cls: type, settings: Mapping[str, Scalar], owner: str) -> dict
     for key, value in settings.items():
         if key not in fields:
             known = ", ".join(sorted(fields)) or "none"
-            raise UsageError(f"{owner} has no option {key!r}.", f"{near_matches(key, fields)} Options: {known}.".strip())
+            raise UsageError(
+                f"{owner} has no option {key!r}.", f"{near_matches(key, fields)} Options: {known}.".strip()
+            )
         typed[key] = _convert(value, hints[key], f"option {key!r} of {owner}")
     return typed
 
@@ -52,7 +54,9 @@ def build(cls: type, settings: Mapping[str, Scalar], owner: str) -> Any:
 
 def _convert(value: Scalar, hint: Any, name: str) -> Any:
     kinds = [kind for kind in typing.get_args(hint) if kind is not types.NoneType] if _is_union(hint) else [hint]
-    if not isinstance(value, str) and any(type(value) is kind or (kind is float and type(value) is int) for kind in kinds):
+    if not isinstance(value, str) and any(
+        type(value) is kind or (kind is float and type(value) is int) for kind in kinds
+    ):
         return float(value) if float in kinds and int not in kinds else value
     text = str(value)
     for kind in (kind for kind in (bool, int, float, str) if kind in kinds):

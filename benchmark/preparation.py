@@ -40,8 +40,10 @@ class Prepared:
     @property
     def protocol(self) -> str:
         """Two rows stand in one table only if they share this string: the pixels and labels actually read."""
-        return (f"{self.spec.dataset} · test {len(self.test)} @{self.test.fingerprint} · "
-                f"calibration {len(self.calibration)} @{self.calibration.fingerprint} · protocol {PROTOCOL}")
+        return (
+            f"{self.spec.dataset} · test {len(self.test)} @{self.test.fingerprint} · "
+            f"calibration {len(self.calibration)} @{self.calibration.fingerprint} · protocol {PROTOCOL}"
+        )
 
 
 def prepare(cell: Cell, store: ResultStore, say: Callable[[str], None] = lambda text: None) -> Prepared:
@@ -86,7 +88,10 @@ def prepare(cell: Cell, store: ResultStore, say: Callable[[str], None] = lambda 
         limit=cell.limit,
         calibration_size=cell.calibration_size,
     )
-    flags = (*dataset.flags(whole_test), *(card.flags if card is not None else ("preprocessing assumed, the weights carry none",)))
+    flags = (
+        *dataset.flags(whole_test),
+        *(card.flags if card is not None else ("preprocessing assumed, the weights carry none",)),
+    )
     return Prepared(spec, method, calibration, test, path, preprocessing, flags)
 
 
@@ -120,8 +125,10 @@ def _find_weights(cell: Cell, model: str, embedded: bool) -> tuple[str | None, C
         card = read_card(path)
         if card is not None and (card.dataset, card.model, card.method) == (cell.dataset, model, cell.method):
             return f"zoo:{name}", card
-    raise UsageError(f"no weights for {cell.method} on {cell.dataset} with {model}.",
-                     "Pass --checkpoint FILE or zoo:NAME; list what is there with: python -m benchmark list checkpoints")
+    raise UsageError(
+        f"no weights for {cell.method} on {cell.dataset} with {model}.",
+        "Pass --checkpoint FILE or zoo:NAME; list what is there with: python -m benchmark list checkpoints",
+    )
 
 
 def _public_name(source: str) -> str:
@@ -136,15 +143,24 @@ def _method_options(cell: Cell, card: Card | None) -> dict[str, Any]:
 
 
 def _check_card(card: Card, cell: Cell, model: str, test: Images, path: Path) -> None:
-    for what, has, wants in (("model", card.model, model), ("dataset", card.dataset, cell.dataset),
-                             ("number of classes", card.num_classes, test.num_classes)):
+    for what, has, wants in (
+        ("model", card.model, model),
+        ("dataset", card.dataset, cell.dataset),
+        ("number of classes", card.num_classes, test.num_classes),
+    ):
         if has != wants:
             hint = f"Try --model {has}." if what == "model" else None
             raise UsageError(f"{path.name} was trained for {what} {has!r}, not {wants!r}.", hint)
 
 
-def _train(cell: Cell, model: str, method: ConversionMethod, dataset: ImageDataset, store: ResultStore,
-           say: Callable[[str], None]) -> tuple[Path, str]:
+def _train(
+    cell: Cell,
+    model: str,
+    method: ConversionMethod,
+    dataset: ImageDataset,
+    store: ResultStore,
+    say: Callable[[str], None],
+) -> tuple[Path, str]:
     """Train a network for an embedded dataset once; later runs find it in the results folder."""
     import torch
 
@@ -163,9 +179,17 @@ def _train(cell: Cell, model: str, method: ConversionMethod, dataset: ImageDatas
         training.initialise_thresholds(network, training.first_batch(images, dataset.preprocessing))
         training.train(network, images, dataset.preprocessing, recipe)
         calibration = dataset.split("calibration")
-        card = Card(model=model, method=cell.method, method_options=method.options(), dataset=cell.dataset,
-                    num_classes=images.num_classes, in_channels=images.pixels.shape[1], recipe=asdict(recipe),
-                    preprocessing=dataset.preprocessing.to_dict(), training_fingerprint=images.fingerprint,
-                    calibration_accuracy=training.accuracy(network, calibration, dataset.preprocessing))
+        card = Card(
+            model=model,
+            method=cell.method,
+            method_options=method.options(),
+            dataset=cell.dataset,
+            num_classes=images.num_classes,
+            in_channels=images.pixels.shape[1],
+            recipe=asdict(recipe),
+            preprocessing=dataset.preprocessing.to_dict(),
+            training_fingerprint=images.fingerprint,
+            calibration_accuracy=training.accuracy(network, calibration, dataset.preprocessing),
+        )
         write_checkpoint(path, network.state_dict(), card)
     return path, f"trained:{identity}"

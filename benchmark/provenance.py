@@ -14,8 +14,18 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("dynconf-bench", "torch", "torchvision", "timm", "datasets", "numpy", "scipy", "safetensors", "scikit-learn",
-            "submitit")
+PACKAGES = (
+    "dynconf-bench",
+    "torch",
+    "torchvision",
+    "timm",
+    "datasets",
+    "numpy",
+    "scipy",
+    "safetensors",
+    "scikit-learn",
+    "submitit",
+)
 SLURM_KEYS = ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID", "SLURM_JOB_PARTITION", "SLURM_RESTART_COUNT")
 
 
@@ -64,8 +74,13 @@ def git_state() -> dict[str, Any]:
 
 def _git(root: Path, *arguments: str) -> str | None:
     try:
-        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False,  # noqa: S603,S607
-                              timeout=20)
+        done = subprocess.run(  # noqa: S603
+            ["git", "-C", str(root), *arguments],  # noqa: S607
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=20,
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None

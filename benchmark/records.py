@@ -139,6 +139,8 @@ class OraclePoint(Frozen):
 
 
 class Oracle(Frozen):
+    """The three stopping times of `dynconf.oracles`."""
+
     any_time_correct: OraclePoint
     stable_correct: OraclePoint
     consistency: OraclePoint
@@ -233,8 +235,11 @@ class ResultRecord(Frozen):
         return json.dumps(self.model_dump(mode="json", by_alias=True), indent=2, sort_keys=True, allow_nan=False) + "\n"
 
 
-def upgrade(document: Mapping[str, Any], upgrades: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = UPGRADES,
-            target: int = SCHEMA) -> dict[str, Any]:
+def upgrade(
+    document: Mapping[str, Any],
+    upgrades: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = UPGRADES,
+    target: int = SCHEMA,
+) -> dict[str, Any]:
     """A document of any known schema as one of schema `target`.
 
     Raises RecordError for a schema that is missing, newer than this program, or without a way up.
@@ -247,7 +252,9 @@ def upgrade(document: Mapping[str, Any], upgrades: Mapping[int, Callable[[dict[s
         if version == target:
             return document
         if version > target:
-            raise RecordError(f"schema {version} is newer than this program's {target}.", "Update the package to read it.")
+            raise RecordError(
+                f"schema {version} is newer than this program's {target}.", "Update the package to read it."
+            )
         if version not in upgrades:
             raise RecordError(f"schema {version} is too old: no upgrade to {target} is known.")
         document = upgrades[version](document)
@@ -266,7 +273,9 @@ def parse_record(text: str, name: str = "record") -> ResultRecord:
     except RecordError as error:
         raise RecordError(f"{name}: {error}") from error
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, item['loc'])) or 'record'}: {item['msg']}" for item in error.errors()[:5])
+        problems = "; ".join(
+            f"{'.'.join(map(str, item['loc'])) or 'record'}: {item['msg']}" for item in error.errors()[:5]
+        )
         raise RecordError(f"{name}: {problems}") from error
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -47,6 +47,7 @@ class _Work:
     execution: ExecSpec
     device: torch.device
     started: str = field(default_factory=now)
+    code: dict[str, Any] = field(default_factory=git_state)
     phases: Phases = field(default_factory=Phases)
     report: RecordingReport = field(default_factory=RecordingReport)
     artifacts: tuple[Artifact, ...] = ()
@@ -66,7 +67,12 @@ def run(cell: Cell, store: ResultStore, execution: ExecSpec, reporter: Reporter)
     device = choose_device(execution.device)
     prepared = prepare(cell, store, reporter.say)
     stored = store.get(prepared.spec)
-    if stored is not None and stored.status == "ok" and not execution.rerun and not _wants_measurement(stored, execution):
+    if (
+        stored is not None
+        and stored.status == "ok"
+        and not execution.rerun
+        and not _wants_measurement(stored, execution)
+    ):
         return stored, True
     if execution.rerun:
         _remove_recordings(store.recording_folder(prepared.spec))
@@ -97,9 +103,17 @@ def _wants_measurement(stored: ResultRecord, execution: ExecSpec) -> bool:
 
 def _run(work: _Work, store: ResultStore, reporter: Reporter) -> ResultRecord:
     prepared, spec, device = work.prepared, work.prepared.spec, work.device
-    loaders = {name: Loader(images, prepared.preprocessing, work.execution.batch_size, device, dtype_of(spec.precision),
-                            work.execution.workers)
-               for name, images in (("calibration", prepared.calibration), ("test", prepared.test))}
+    loaders = {
+        name: Loader(
+            images,
+            prepared.preprocessing,
+            work.execution.batch_size,
+            device,
+            dtype_of(spec.precision),
+            work.execution.workers,
+        )
+        for name, images in (("calibration", prepared.calibration), ("test", prepared.test))
+    }
     with numerics(spec.precision, device):
         with work.phases("convert"):
             quantised = build_network(prepared).to(device, dtype_of(spec.precision))
@@ -110,17 +124,30 @@ def _run(work: _Work, store: ResultStore, reporter: Reporter) -> ResultRecord:
             ann = _ann_accuracy(quantised, loaders["test"])
         recordings = {name: _record(work, store, reporter, network, loader, name) for name, loader in loaders.items()}
         with work.phases("policies"):
-            judged = [evaluation.evaluate(policy, recordings["calibration"], recordings["test"], spec.seed)
-                      for policy in spec.policies]
+            judged = [
+                evaluation.evaluate(policy, recordings["calibration"], recordings["test"], spec.seed)
+                for policy in spec.policies
+            ]
         measured = None
         if work.execution.measure:
             with work.phases("measure"):
                 measured = measure(network, judged[0][1], loaders["test"], recordings["test"])
     test = recordings["test"]
     return ResultRecord(
-        id=spec.id, status="ok", spec=spec, protocol=prepared.protocol, flags=prepared.flags, ann=ann,
-        curve=evaluation.curve(test), static=evaluation.static(test), policies=tuple(result for result, _ in judged),
-        oracle=evaluation.oracle(test), measured=measured, provenance=_provenance(work), artifacts=work.artifacts)
+        id=spec.id,
+        status="ok",
+        spec=spec,
+        protocol=prepared.protocol,
+        flags=prepared.flags,
+        ann=ann,
+        curve=evaluation.curve(test),
+        static=evaluation.static(test),
+        policies=tuple(result for result, _ in judged),
+        oracle=evaluation.oracle(test),
+        measured=measured,
+        provenance=_provenance(work),
+        artifacts=work.artifacts,
+    )
 
 
 @torch.no_grad()
@@ -130,13 +157,22 @@ def _ann_accuracy(model: torch.nn.Module, loader: Loader) -> Ann:
     return Ann(accuracy=Estimate(value=right / count, ci95=wilson(right, count), n=count))
 
 
-def _record(work: _Work, store: ResultStore, reporter: Reporter, network: SpikingNetwork, loader: Loader,
-            split: str) -> Recording:
+def _record(
+    work: _Work, store: ResultStore, reporter: Reporter, network: SpikingNetwork, loader: Loader, split: str
+) -> Recording:
     spec = work.prepared.spec
     folder = store.recording_folder(spec) / split
     with work.phases(f"record_{split}"), reporter.bar(f"recording {split}", len(loader.images)) as progress:
-        recording = record(network, loader, timesteps=spec.timesteps, split=split, folder=folder,
-                           identity=spec.recording_id, progress=progress, report=work.report)
+        recording = record(
+            network,
+            loader,
+            timesteps=spec.timesteps,
+            split=split,
+            folder=folder,
+            identity=spec.recording_id,
+            progress=progress,
+            report=work.report,
+        )
     header = folder / HEADER
     work.artifacts += (Artifact(path=str(header.relative_to(store.root)), sha256=sha256_of(header)),)
     return recording
@@ -151,10 +187,19 @@ def _remove_recordings(folder: Path) -> None:
 def _provenance(work: _Work) -> Provenance:
     spec: RunSpec = work.prepared.spec
     return Provenance(
-        **git_state(), submit_sha=work.execution.submit_sha, versions=versions(), device=device_name(work.device),
-        torch_flags=torch_flags(), seeds={"run": spec.seed}, dataset_fingerprint=spec.dataset_fingerprint,
-        slurm=slurm_environment(), started=work.started, phases=work.phases.seconds,
-        batch_size=work.execution.batch_size, oom_halvings=work.report.oom_halvings)
+        **work.code,
+        submit_sha=work.execution.submit_sha,
+        versions=versions(),
+        device=device_name(work.device),
+        torch_flags=torch_flags(),
+        seeds={"run": spec.seed},
+        dataset_fingerprint=spec.dataset_fingerprint,
+        slurm=slurm_environment(),
+        started=work.started,
+        phases=work.phases.seconds,
+        batch_size=work.execution.batch_size,
+        oom_halvings=work.report.oom_halvings,
+    )
 
 
 def _failure(work: _Work, error: BaseException) -> ResultRecord:
@@ -168,6 +213,12 @@ def _failure(work: _Work, error: BaseException) -> ResultRecord:
     known = isinstance(error, (BenchmarkError, ConversionError))
     trace = "".join(traceback.format_exception(error)).replace(f"{Path(__file__).resolve().parent.parent}/", "")
     return ResultRecord(
-        id=work.prepared.spec.id, status=status, reason=str(error) or type(error).__name__,
-        traceback=None if known else trace, spec=work.prepared.spec,
-        protocol=work.prepared.protocol, flags=work.prepared.flags, provenance=_provenance(work))
+        id=work.prepared.spec.id,
+        status=status,
+        reason=str(error) or type(error).__name__,
+        traceback=None if known else trace,
+        spec=work.prepared.spec,
+        protocol=work.prepared.protocol,
+        flags=work.prepared.flags,
+        provenance=_provenance(work),
+    )

@@ -81,7 +81,9 @@ class ResultStore:
         """The one record whose id starts with `prefix`. Raises UsageError if there is none or several."""
         paths = [path for path in self.paths() if path.stem.startswith(prefix)]
         if not paths:
-            raise UsageError(f"no record {prefix!r} under {self.root}.", "See the ids in the leaderboard, or pass --results.")
+            raise UsageError(
+                f"no record {prefix!r} under {self.root}.", "See the ids in the leaderboard, or pass --results."
+            )
         if len(paths) > 1:
             raise UsageError(f"{prefix!r} is not unique: {', '.join(path.stem for path in paths)}.")
         return load_record(paths[0])

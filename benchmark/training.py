@@ -80,8 +80,15 @@ def initialise_thresholds(model: nn.Module, images: Tensor, quantile: float = 0.
         handle.remove()
 
 
-def train(model: nn.Module, images: Images, preprocessing: Preprocessing, recipe: Recipe, *,
-          resume: Path | None = None, after_epoch: Callable[[int, float], None] | None = None) -> None:
+def train(
+    model: nn.Module,
+    images: Images,
+    preprocessing: Preprocessing,
+    recipe: Recipe,
+    *,
+    resume: Path | None = None,
+    after_epoch: Callable[[int, float], None] | None = None,
+) -> None:
     """Train `model` in place on the CPU.
 
     Args:
@@ -97,10 +104,12 @@ def train(model: nn.Module, images: Images, preprocessing: Preprocessing, recipe
     """
     generator = torch.Generator().manual_seed(recipe.seed)
     steps_per_epoch = len(images) // recipe.batch_size
-    optimizer = torch.optim.SGD(model.parameters(), lr=recipe.lr, momentum=recipe.momentum,
-                                weight_decay=recipe.weight_decay, nesterov=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.lr, total_steps=recipe.epochs * steps_per_epoch,
-                                                   pct_start=0.2, cycle_momentum=False)
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay, nesterov=True
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, recipe.lr, total_steps=recipe.epochs * steps_per_epoch, pct_start=0.2, cycle_momentum=False
+    )
     first = 0
     if resume is not None and resume.exists():
         state = torch.load(resume, weights_only=True)
@@ -115,7 +124,7 @@ def train(model: nn.Module, images: Images, preprocessing: Preprocessing, recipe
         order = torch.randperm(len(labels), generator=generator)
         total = 0.0
         for step in range(steps_per_epoch):
-            chosen = order[step * recipe.batch_size:(step + 1) * recipe.batch_size]
+            chosen = order[step * recipe.batch_size : (step + 1) * recipe.batch_size]
             batch = normalise(pixels[chosen], preprocessing)
             if recipe.augment == "crop-flip":
                 batch = crop_and_flip(batch, generator)
@@ -129,11 +138,20 @@ def train(model: nn.Module, images: Images, preprocessing: Preprocessing, recipe
                 raise BenchmarkError(f"training diverged in epoch {epoch + 1}: the loss is {loss.item()}.")
         for name, parameter in model.named_parameters():
             if name.endswith("threshold") and not bool((parameter > 0).all()):
-                raise BenchmarkError(f"{name} fell to {parameter.min().item():.3g} in epoch {epoch + 1}; "
-                                     "start from a larger threshold.")
+                raise BenchmarkError(
+                    f"{name} fell to {parameter.min().item():.3g} in epoch {epoch + 1}; start from a larger threshold."
+                )
         if resume is not None:
-            write_state(resume, {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": epoch + 1,
-                                 "schedule": schedule.state_dict(), "generator": generator.get_state()})
+            write_state(
+                resume,
+                {
+                    "model": model.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "epoch": epoch + 1,
+                    "schedule": schedule.state_dict(),
+                    "generator": generator.get_state(),
+                },
+            )
         if after_epoch is not None:
             after_epoch(epoch + 1, total / steps_per_epoch)
     model.eval()
@@ -153,8 +171,8 @@ def accuracy(model: nn.Module, images: Images, preprocessing: Preprocessing, bat
     model.eval()
     right = 0
     for start in range(0, len(images), batch_size):
-        batch = normalise(torch.from_numpy(images.pixels[start:start + batch_size]), preprocessing)
-        right += int((model(batch).argmax(1) == torch.from_numpy(images.labels[start:start + batch_size])).sum())
+        batch = normalise(torch.from_numpy(images.pixels[start : start + batch_size]), preprocessing)
+        right += int((model(batch).argmax(1) == torch.from_numpy(images.labels[start : start + batch_size])).sum())
     return right / len(images)
 
 
@@ -164,7 +182,9 @@ def accuracy(model: nn.Module, images: Images, preprocessing: Preprocessing, bat
 @click.option("--model", required=True, help="Backbone.")
 @click.option("--method", default="qcfs", help="Conversion method whose quantised ANN is trained.")
 @click.option("--set", "options", multiple=True, metavar="KEY=VALUE", help="Option of the method.")
-@click.option("--init", type=click.Path(path_type=Path), help="ReLU checkpoint to start from (akamaster's CIFAR ResNets).")
+@click.option(
+    "--init", type=click.Path(path_type=Path), help="ReLU checkpoint to start from (akamaster's CIFAR ResNets)."
+)
 @click.option("--epochs", type=int, required=True)
 @click.option("--lr", type=float, default=0.1)
 @click.option("--batch-size", type=int, default=64)
@@ -174,16 +194,31 @@ def accuracy(model: nn.Module, images: Images, preprocessing: Preprocessing, bat
 @click.option("--seed", type=int, default=0)
 @click.option("--flag", "flags", multiple=True, help="What a reader of the table must know about these weights.")
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="Checkpoint to write (.safetensors).")
-def main(dataset: str, data_dir: Path | None, model: str, method: str, options: tuple[str, ...], init: Path | None,
-         epochs: int, lr: float, batch_size: int, augment: str, mean: str | None, std: str | None, seed: int,
-         flags: tuple[str, ...], output: Path) -> None:
+def main(
+    dataset: str,
+    data_dir: Path | None,
+    model: str,
+    method: str,
+    options: tuple[str, ...],
+    init: Path | None,
+    epochs: int,
+    lr: float,
+    batch_size: int,
+    augment: str,
+    mean: str | None,
+    std: str | None,
+    seed: int,
+    flags: tuple[str, ...],
+    output: Path,
+) -> None:
     """Train the quantised ANN of a method and write it as a checkpoint with a card."""
     source = registry.load("datasets", dataset)(data_dir)
     recipe = Recipe(epochs=epochs, batch_size=batch_size, lr=lr, augment=augment, seed=seed)
     preprocessing = source.preprocessing
     if mean and std:
-        preprocessing = Preprocessing(preprocessing.divisor, tuple(map(float, mean.split(","))),
-                                      tuple(map(float, std.split(","))))
+        preprocessing = Preprocessing(
+            preprocessing.divisor, tuple(map(float, mean.split(","))), tuple(map(float, std.split(",")))
+        )
     images = source.split("train")
     torch.manual_seed(seed)
     ann = registry.load("models", model)(images.pixels.shape[1], images.num_classes)
@@ -197,14 +232,25 @@ def main(dataset: str, data_dir: Path | None, model: str, method: str, options: 
     held_out = source.split("calibration")
 
     def report(epoch: int, loss: float) -> None:
-        click.echo(f"epoch {epoch}/{epochs}: loss {loss:.4f}, calibration {accuracy(network, held_out, preprocessing):.4f}")
+        click.echo(
+            f"epoch {epoch}/{epochs}: loss {loss:.4f}, calibration {accuracy(network, held_out, preprocessing):.4f}"
+        )
 
     train(network, images, preprocessing, recipe, resume=output.with_suffix(".state.pt"), after_epoch=report)
-    card = Card(model=model, method=method, method_options=conversion.options(), dataset=dataset,
-                num_classes=images.num_classes, in_channels=images.pixels.shape[1],
-                preprocessing=preprocessing.to_dict(), training_fingerprint=images.fingerprint, recipe=asdict(recipe),
-                trained_from=init.name if init else None,
-                calibration_accuracy=accuracy(network, held_out, preprocessing), flags=flags)
+    card = Card(
+        model=model,
+        method=method,
+        method_options=conversion.options(),
+        dataset=dataset,
+        num_classes=images.num_classes,
+        in_channels=images.pixels.shape[1],
+        preprocessing=preprocessing.to_dict(),
+        training_fingerprint=images.fingerprint,
+        recipe=asdict(recipe),
+        trained_from=init.name if init else None,
+        calibration_accuracy=accuracy(network, held_out, preprocessing),
+        flags=flags,
+    )
     write_checkpoint(output, network.state_dict(), card, half=True)
 
 

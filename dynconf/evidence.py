@@ -58,7 +58,9 @@ class Evidence(ABC):
 
     def entropy(self, scale: float) -> Tensor:
         """Entropy of that softmax divided by log K, float64 [...] in [0, 1]."""
-        return (self.log_sum_exp(scale) - self.expected_logit(scale).double()).clamp_(min=0.0) / math.log(self.num_classes)
+        return (self.log_sum_exp(scale) - self.expected_logit(scale).double()).clamp_(min=0.0) / math.log(
+            self.num_classes
+        )
 
     @property
     def margin(self) -> Tensor:
@@ -122,7 +124,9 @@ class StatisticEvidence(Evidence):
 
     def _position(self, scale: float) -> int:
         if scale not in self.scales:
-            raise KeyError(f"scale {scale:g} was not recorded; recorded: {', '.join(f'{known:g}' for known in self.scales)}")
+            raise KeyError(
+                f"scale {scale:g} was not recorded; recorded: {', '.join(f'{known:g}' for known in self.scales)}"
+            )
         return self.scales.index(scale)
 
     def __getitem__(self, index: object) -> StatisticEvidence:

@@ -93,8 +93,9 @@ def shortest_equal_fixed(recording: Recording, accuracy: float) -> int | None:
     return int(reached.int().argmax()) + 1 if bool(reached.any()) else None
 
 
-def bootstrap_latency(policy: ThresholdPolicy, calibration: Recording, test: Recording, *, resamples: int = 1000,
-                      seed: int = 0) -> tuple[float, float]:
+def bootstrap_latency(
+    policy: ThresholdPolicy, calibration: Recording, test: Recording, *, resamples: int = 1000, seed: int = 0
+) -> tuple[float, float]:
     """95% percentile interval of the mean latency (prelude included), selection noise included.
 
     Calibration and test images are resampled independently, and the threshold is chosen anew in every resample; a given
@@ -106,8 +107,9 @@ def bootstrap_latency(policy: ThresholdPolicy, calibration: Recording, test: Rec
         return bootstrap_mean(policy.exit_steps(test) + test.info.prelude_steps, resamples=resamples, seed=seed)
     table = exit_table(policy.score(calibration.evidence), grid)
     right = calibration.correct.gather(1, table.long() - 1)
-    weights = torch.stack([torch.bincount(_draw(len(calibration), generator), minlength=len(calibration))
-                           for _ in range(resamples)]).double() / len(calibration)
+    weights = torch.stack(
+        [torch.bincount(_draw(len(calibration), generator), minlength=len(calibration)) for _ in range(resamples)]
+    ).double() / len(calibration)
     lost = calibration.correct[:, -1:] & ~right
     means_of = [weights @ table.double(), weights @ right.double(), weights @ lost.double()]
     chosen = [policy.choose(Sweep(grid, *(mean[resample] for mean in means_of))) for resample in range(resamples)]

@@ -20,14 +20,17 @@ POLICIES: dict[str, PolicyEntry] = {
     "dynamic-confidence": PolicyEntry(
         "dynconf.policies:DynamicConfidence",
         "stop when the smoothed softmax confidence of the summed logits exceeds a calibrated threshold",
-        "Li, Jones, Furber, ICCV 2023, arXiv:2303.10276"),
+        "Li, Jones, Furber, ICCV 2023, arXiv:2303.10276",
+    ),
     "dynamic-confidence-reference": PolicyEntry(
         "dynconf.policies:DynamicConfidence",
         "the same with the constants of the released demo: scale 30, threshold 0.6, nothing calibrated",
         "Li, Jones, Furber, ICCV 2023, released code",
-        options={"scale": 30.0, "threshold": 0.6}),
+        options={"scale": 30.0, "threshold": 0.6},
+    ),
     "fixed": PolicyEntry(
         "dynconf.policies:FixedTime",
         "the same number of timesteps for every image; by default the shortest without loss on the calibration images",
-        "baseline"),
+        "baseline",
+    ),
 }

@@ -45,8 +45,9 @@ class DynamicInference:
         self.max_timesteps = max_timesteps
 
     @classmethod
-    def wrap(cls, step_fn: Callable[[Tensor], Tensor], reset_fn: Callable[[], None], policy: Policy,
-             max_timesteps: int) -> DynamicInference:
+    def wrap(
+        cls, step_fn: Callable[[Tensor], Tensor], reset_fn: Callable[[], None], policy: Policy, max_timesteps: int
+    ) -> DynamicInference:
         """Any other network: `step_fn(images [B, ...]) -> logits [B, K]` for one timestep, `reset_fn()` between batches.
 
         Its state cannot be compacted from outside, so images that have left are still simulated, but their answers are

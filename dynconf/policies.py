@@ -19,8 +19,9 @@ PolicyType = TypeVar("PolicyType", bound="Policy")
 
 # The grid is fixed before any data are seen: even in log-odds, so that it resolves confidences close to 1, and it ends
 # with 1, which no confidence exceeds.
-CONFIDENCE_THRESHOLDS = torch.cat([torch.sigmoid(torch.linspace(-6.0, 30.0, 1000, dtype=torch.float64)),
-                                   torch.ones(1, dtype=torch.float64)])
+CONFIDENCE_THRESHOLDS = torch.cat(
+    [torch.sigmoid(torch.linspace(-6.0, 30.0, 1000, dtype=torch.float64)), torch.ones(1, dtype=torch.float64)]
+)
 
 
 GIVEN = "given"
@@ -63,8 +64,11 @@ class Policy(ABC):
 
     def params(self) -> dict[str, Any]:
         """The parameters in force, as JSON."""
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)  # type: ignore[arg-type]
-                if field.name != "selection"}
+        return {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)  # type: ignore[arg-type]
+            if field.name != "selection"
+        }
 
 
 class ThresholdPolicy(Policy):

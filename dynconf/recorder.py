@@ -61,10 +61,20 @@ class RecordingReport:
     resumed_images: int = 0
 
 
-def record(network: StepwiseNetwork, loader: Batches | Callable[[int], Batches], *, timesteps: int, split: str = "unknown",
-           folder: Path | str | None = None, identity: str = "", keep: str = "auto", scales: tuple[float, ...] = SCALES,
-           shard_size: int = 512, progress: Callable[[int], None] | None = None,
-           report: RecordingReport | None = None) -> Recording:
+def record(
+    network: StepwiseNetwork,
+    loader: Batches | Callable[[int], Batches],
+    *,
+    timesteps: int,
+    split: str = "unknown",
+    folder: Path | str | None = None,
+    identity: str = "",
+    keep: str = "auto",
+    scales: tuple[float, ...] = SCALES,
+    shard_size: int = 512,
+    progress: Callable[[int], None] | None = None,
+    report: RecordingReport | None = None,
+) -> Recording:
     """Run every image for all timesteps and return the recording.
 
     Args:
@@ -105,8 +115,9 @@ def record(network: StepwiseNetwork, loader: Batches | Callable[[int], Batches],
     report.resumed_images = sum(len(part) for part in parts)
     if progress is not None and report.resumed_images:
         progress(report.resumed_images)
-    simulated = _simulate_all(network, _from_image(loader, report.resumed_images), timesteps, split, identity, keep, scales,
-                              report, progress)
+    simulated = _simulate_all(
+        network, _from_image(loader, report.resumed_images), timesteps, split, identity, keep, scales, report, progress
+    )
     for part in _in_shards(simulated, shard_size):
         if folder is not None:
             checksums.append(write_shard(shard_path(folder, len(parts)), part))
@@ -141,24 +152,44 @@ def _from_image(loader: Batches | Callable[[int], Batches], first: int) -> Itera
             yield images[skip:], labels[skip:]
 
 
-def _simulate_all(network: StepwiseNetwork, batches: Iterator[tuple[Tensor, Tensor]], timesteps: int, split: str,
-                  identity: str, keep: str, scales: tuple[float, ...], report: RecordingReport,
-                  progress: Callable[[int], None] | None) -> Iterator[Recording]:
+def _simulate_all(
+    network: StepwiseNetwork,
+    batches: Iterator[tuple[Tensor, Tensor]],
+    timesteps: int,
+    split: str,
+    identity: str,
+    keep: str,
+    scales: tuple[float, ...],
+    report: RecordingReport,
+    progress: Callable[[int], None] | None,
+) -> Iterator[Recording]:
     for images, labels in batches:
         for part in _halving(network, images, labels, timesteps, keep, scales, report):
             arrays, num_classes = part
             info = RecordingInfo(
-                split=split, timesteps=timesteps, num_classes=num_classes, prelude_steps=network.prelude_steps,
-                macs_once=int(getattr(network, "macs_once", 0)), identity=identity,
+                split=split,
+                timesteps=timesteps,
+                num_classes=num_classes,
+                prelude_steps=network.prelude_steps,
+                macs_once=int(getattr(network, "macs_once", 0)),
+                identity=identity,
                 macs_per_timestep=int(getattr(network, "macs_per_timestep", 0)),
-                scales=() if "logits" in arrays else scales)
+                scales=() if "logits" in arrays else scales,
+            )
             yield Recording.from_tensors(info, arrays)
         if progress is not None:
             progress(len(labels))
 
 
-def _halving(network: StepwiseNetwork, images: Tensor, labels: Tensor, timesteps: int, keep: str,
-             scales: tuple[float, ...], report: RecordingReport) -> Iterator[tuple[dict[str, Tensor], int]]:
+def _halving(
+    network: StepwiseNetwork,
+    images: Tensor,
+    labels: Tensor,
+    timesteps: int,
+    keep: str,
+    scales: tuple[float, ...],
+    report: RecordingReport,
+) -> Iterator[tuple[dict[str, Tensor], int]]:
     """Simulate a batch; where memory runs out, its halves one after the other (the numbers are the same)."""
     try:
         outcome = simulate(network, images, labels, timesteps, keep, scales)
@@ -182,8 +213,9 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @torch.no_grad()
-def simulate(network: StepwiseNetwork, images: Tensor, labels: Tensor, timesteps: int, keep: str,
-             scales: tuple[float, ...]) -> tuple[dict[str, Tensor], int]:
+def simulate(
+    network: StepwiseNetwork, images: Tensor, labels: Tensor, timesteps: int, keep: str, scales: tuple[float, ...]
+) -> tuple[dict[str, Tensor], int]:
     """One batch for all timesteps: the arrays of a recording (on the CPU), and the number of classes."""
     network.begin(images)
     columns: dict[str, list[Tensor]] = {}
@@ -196,8 +228,11 @@ def simulate(network: StepwiseNetwork, images: Tensor, labels: Tensor, timesteps
         num_classes = total.shape[-1]
         as_logits = keep == "logits" or (keep == "auto" and timesteps * num_classes <= LOGIT_BUDGET)
         step = {"logits": total} if as_logits else statistics_of(total, scales)
-        step |= {"label_logits": total.gather(1, labels_there[:, None])[:, 0],
-                 "spikes": network.spikes, "synops": network.synops}
+        step |= {
+            "label_logits": total.gather(1, labels_there[:, None])[:, 0],
+            "spikes": network.spikes,
+            "synops": network.synops,
+        }
         for name, value in step.items():
             columns.setdefault(name, []).append(value)
     stacked = {name: torch.stack(values, 1).cpu() for name, values in columns.items()}

@@ -115,8 +115,14 @@ class Recording:
 
     def tensors(self) -> dict[str, Tensor]:
         """The stored arrays, by name."""
-        stored = {"labels": self.labels, "label_logits": self.label_logits, "spikes": self.spikes, "synops": self.synops,
-                  "prelude_spikes": self.prelude_spikes, "prelude_synops": self.prelude_synops}
+        stored = {
+            "labels": self.labels,
+            "label_logits": self.label_logits,
+            "spikes": self.spikes,
+            "synops": self.synops,
+            "prelude_spikes": self.prelude_spikes,
+            "prelude_synops": self.prelude_synops,
+        }
         if isinstance(self.evidence, LogitEvidence):
             return {**stored, "logits": self.evidence.logits}
         return {**stored, **self.evidence.statistics}
@@ -126,19 +132,26 @@ class Recording:
         """From stored arrays. Raises RecordingError if any is missing, has the wrong shape, or is not finite."""
         images = len(tensors.get("labels", ()))
         shapes: dict[str, tuple[int, ...]] = {
-            "labels": (images,), "prelude_spikes": (images,), "prelude_synops": (images,),
-            **dict.fromkeys(("label_logits", "spikes", "synops"), (images, info.timesteps))}
+            "labels": (images,),
+            "prelude_spikes": (images,),
+            "prelude_synops": (images,),
+            **dict.fromkeys(("label_logits", "spikes", "synops"), (images, info.timesteps)),
+        }
         evidence: LogitEvidence | StatisticEvidence
         if "logits" in tensors:
             shapes["logits"] = (images, info.timesteps, info.num_classes)
             evidence = LogitEvidence(tensors["logits"])
         else:
             count = len(info.scales)
-            shapes |= {"prediction": (images, info.timesteps), "log_sum_exp": (images, info.timesteps, count),
-                       "expected_logit": (images, info.timesteps, count)}
+            shapes |= {
+                "prediction": (images, info.timesteps),
+                "log_sum_exp": (images, info.timesteps, count),
+                "expected_logit": (images, info.timesteps, count),
+            }
             names = ("prediction", "top", "log_sum_exp", "expected_logit")
-            evidence = StatisticEvidence({name: tensors[name] for name in names if name in tensors}, info.scales,
-                                         info.num_classes)
+            evidence = StatisticEvidence(
+                {name: tensors[name] for name in names if name in tensors}, info.scales, info.num_classes
+            )
         for name, shape in shapes.items():
             if name not in tensors:
                 raise RecordingError(f"array {name!r} is missing")
@@ -146,10 +159,12 @@ class Recording:
                 raise RecordingError(f"array {name!r} is {list(tensors[name].shape)}, expected {list(shape)}")
             if tensors[name].is_floating_point() and not torch.isfinite(tensors[name]).all():
                 raise RecordingError(f"array {name!r} has NaN or infinite values")
-        if images and not (0 <= int(tensors["labels"].min()) and int(tensors["labels"].max()) < info.num_classes):
+        if images and not (int(tensors["labels"].min()) >= 0 and int(tensors["labels"].max()) < info.num_classes):
             raise RecordingError(f"labels outside 0..{info.num_classes - 1}")
-        fields = {name: tensors[name] for name in
-                  ("labels", "label_logits", "spikes", "synops", "prelude_spikes", "prelude_synops")}
+        fields = {
+            name: tensors[name]
+            for name in ("labels", "label_logits", "spikes", "synops", "prelude_spikes", "prelude_synops")
+        }
         return cls(info=info, evidence=evidence, **fields)
 
     @classmethod
@@ -170,7 +185,9 @@ def shard_path(folder: Path, number: int) -> Path:
 
 def write_shard(path: Path, part: Recording) -> str:
     """Write a part atomically; returns its sha256."""
-    content = save({name: value.contiguous() for name, value in part.tensors().items()}, {"info": json.dumps(part.info.to_dict())})
+    content = save(
+        {name: value.contiguous() for name, value in part.tensors().items()}, {"info": json.dumps(part.info.to_dict())}
+    )
     write_file(path, content)
     return hashlib.sha256(content).hexdigest()
 
@@ -180,7 +197,7 @@ def read_shard(path: Path, info: RecordingInfo | None = None) -> Recording:
     try:
         content = path.read_bytes()
         header_length = int.from_bytes(content[:8], "little")
-        header = json.loads(content[8:8 + header_length])
+        header = json.loads(content[8 : 8 + header_length])
         own = RecordingInfo.from_dict(json.loads(header["__metadata__"]["info"]))
         part = Recording.from_tensors(own, load(content))
     except (OSError, ValueError, KeyError, SafetensorError) as error:
@@ -214,7 +231,9 @@ def load_recording(folder: Path | str) -> Recording:
         path = shard_path(folder, number)
         if not path.exists() or hashlib.sha256(path.read_bytes()).hexdigest() != checksum:
             raise RecordingError(f"{path} is missing or damaged")
-    recording = Recording.concatenate([read_shard(shard_path(folder, number), info) for number in range(len(checksums))])
+    recording = Recording.concatenate(
+        [read_shard(shard_path(folder, number), info) for number in range(len(checksums))]
+    )
     if len(recording) != images:
         raise RecordingError(f"{folder}: {len(recording)} images, its header says {images}")
     return recording

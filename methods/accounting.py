@@ -99,8 +99,10 @@ def _signal(graph: fx.GraphModule, node: fx.Node, inputs: list[Signal]) -> Signa
     if isinstance(module, SpikingNeuron):
         return Signal.SPIKE
     if is_relu(graph, node):
-        raise ConversionError(f"{describe(graph, node)} was left: every ReLU must become a spiking neuron. "
-                              "Convert the network that `prepare` returned.")
+        raise ConversionError(
+            f"{describe(graph, node)} was left: every ReLU must become a spiking neuron. "
+            "Convert the network that `prepare` returned."
+        )
     carried = [signal for signal in inputs if signal is not Signal.SIZE]
     if is_call(node, SIZE_FUNCTIONS) or not carried:
         return Signal.SIZE
@@ -111,11 +113,14 @@ def _signal(graph: fx.GraphModule, node: fx.Node, inputs: list[Signal]) -> Signa
     if is_average(graph, node):
         return Signal.CURRENT if Signal.CURRENT in carried else Signal.GRADED
     if is_reshaping(graph, node) or is_call(node, CONCATENATIONS) or _is_scaling(node):
-        return next(signal for signal in (Signal.CURRENT, Signal.GRADED, Signal.SPIKE, Signal.CONSTANT)
-                    if signal in carried)
+        return next(
+            signal for signal in (Signal.CURRENT, Signal.GRADED, Signal.SPIKE, Signal.CONSTANT) if signal in carried
+        )
     if isinstance(module, MAX_POOLS) or is_call(node, (F.max_pool1d, F.max_pool2d, F.max_pool3d, torch.max_pool2d)):
-        raise ConversionError(f"{describe(graph, node)}: the maximum of instantaneous spikes is not the maximum of rates. "
-                              "Use average pooling and train again.")
+        raise ConversionError(
+            f"{describe(graph, node)}: the maximum of instantaneous spikes is not the maximum of rates. "
+            "Use average pooling and train again."
+        )
     raise ConversionError(f"{describe(graph, node)} has no spiking counterpart here.")
 
 
@@ -201,9 +206,12 @@ class Accounting:
     def _pull_back(self, node: fx.Node, user: fx.Node, beyond: Tensor) -> Tensor:
         """`beyond`, the map behind `user`'s output, as a map over `node`: user only moves values around."""
         with torch.enable_grad():
-            values: dict[fx.Node, Any] = {source: torch.zeros((1, *_shape(source)), dtype=torch.float64)
-                                          if "tensor_meta" in source.meta and hasattr(source.meta["tensor_meta"], "shape")
-                                          else self._size_value(source) for source in user.all_input_nodes}
+            values: dict[fx.Node, Any] = {
+                source: torch.zeros((1, *_shape(source)), dtype=torch.float64)
+                if "tensor_meta" in source.meta and hasattr(source.meta["tensor_meta"], "shape")
+                else self._size_value(source)
+                for source in user.all_input_nodes
+            }
             values[node].requires_grad_(True)
             args, kwargs = fx.node.map_arg((user.args, user.kwargs), lambda source: values[source])
             moved: Any

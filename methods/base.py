@@ -92,10 +92,14 @@ class ConversionMethod(ABC):
             except ConversionError as error:
                 raise ConversionError(f"layer {str(node.target)!r}: {error}") from error
 
-        replaced = replace_nodes(graph, lambda node: isinstance(module_of(graph, node), QuantisedActivation), neuron_for)
+        replaced = replace_nodes(
+            graph, lambda node: isinstance(module_of(graph, node), QuantisedActivation), neuron_for
+        )
         if replaced == 0:
-            raise ConversionError("there is nothing to convert: no quantised activation in this network. "
-                                  f"Call {type(self).__name__}().prepare(ann) first, then train it or load its weights.")
+            raise ConversionError(
+                "there is nothing to convert: no quantised activation in this network. "
+                f"Call {type(self).__name__}().prepare(ann) first, then train it or load its weights."
+            )
         nodes = [node for node in graph.graph.nodes if isinstance(module_of(graph, node), SpikingNeuron)]
         return tuple(str(node.target) for node in nodes)
 

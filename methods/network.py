@@ -23,8 +23,10 @@ class ConversionReport:
     remaining_batch_norms: int
 
     def __str__(self) -> str:
-        return (f"{self.method}: {len(self.spiking_layers)} activations became spiking layers, "
-                f"{self.folded_batch_norms} batch norms folded, {self.remaining_batch_norms} left as affine maps")
+        return (
+            f"{self.method}: {len(self.spiking_layers)} activations became spiking layers, "
+            f"{self.folded_batch_norms} batch norms folded, {self.remaining_batch_norms} left as affine maps"
+        )
 
 
 class SpikingNetwork(nn.Module):
@@ -40,8 +42,13 @@ class SpikingNetwork(nn.Module):
         prelude: called at the end of `begin` to run them.
     """
 
-    def __init__(self, graph: fx.GraphModule, report: ConversionReport, prelude_steps: int = 0,
-                 prelude: Callable[[SpikingNetwork], None] | None = None):
+    def __init__(
+        self,
+        graph: fx.GraphModule,
+        report: ConversionReport,
+        prelude_steps: int = 0,
+        prelude: Callable[[SpikingNetwork], None] | None = None,
+    ):
         super().__init__()
         self.report = report
         self.prelude_steps = prelude_steps
@@ -159,7 +166,9 @@ def split_constant_part(graph: fx.GraphModule) -> tuple[fx.GraphModule, fx.Graph
     carried = signals(graph)
     constant = {node for node, signal in carried.items() if signal is Signal.CONSTANT}
     body_nodes = [node for node in graph.graph.nodes if node not in constant]
-    boundary = [node for node in graph.graph.nodes if node in constant and any(user not in constant for user in node.users)]
+    boundary = [
+        node for node in graph.graph.nodes if node in constant and any(user not in constant for user in node.users)
+    ]
 
     copied: dict[fx.Node, fx.Node] = {}
     before = fx.Graph()

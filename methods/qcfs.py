@@ -95,7 +95,9 @@ class QCFS(ConversionMethod):
         if not isinstance(activation, QCFSActivation):
             raise ConversionError(f"QCFS converts QCFSActivation, not {type(activation).__name__}.")
         if activation.levels != self.levels:
-            raise ConversionError(f"the network has {activation.levels} levels, the method was asked for {self.levels}.")
+            raise ConversionError(
+                f"the network has {activation.levels} levels, the method was asked for {self.levels}."
+            )
         threshold = float(activation.threshold.detach())
         if not (threshold > 0 and math.isfinite(threshold)):
             raise ConversionError(f"its threshold is {threshold:g}; it must be positive.")

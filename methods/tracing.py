@@ -22,17 +22,43 @@ LEAVES: tuple[type[nn.Module], ...] = (QuantisedActivation,)
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 SYNAPSES = (*CONVOLUTIONS, nn.Linear)
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-AVERAGE_POOLS = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d,
-                 nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)
+AVERAGE_POOLS = (
+    nn.AvgPool1d,
+    nn.AvgPool2d,
+    nn.AvgPool3d,
+    nn.AdaptiveAvgPool1d,
+    nn.AdaptiveAvgPool2d,
+    nn.AdaptiveAvgPool3d,
+)
 MAX_POOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AdaptiveMaxPool2d)
 SHAPE_MODULES = (nn.Flatten, nn.Unflatten, nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 
 RELU_FUNCTIONS: tuple[Any, ...] = (F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_")
 ADD_FUNCTIONS: tuple[Any, ...] = (operator.add, operator.iadd, torch.add, "add", "add_")
-SHAPE_FUNCTIONS: tuple[Any, ...] = (torch.flatten, torch.reshape, torch.squeeze, torch.unsqueeze, torch.permute,
-                                    "flatten", "view", "reshape", "squeeze", "unsqueeze", "permute", "contiguous")
-AVERAGE_FUNCTIONS: tuple[Any, ...] = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d, F.adaptive_avg_pool1d,
-                                      F.adaptive_avg_pool2d, F.adaptive_avg_pool3d, torch.mean, "mean")
+SHAPE_FUNCTIONS: tuple[Any, ...] = (
+    torch.flatten,
+    torch.reshape,
+    torch.squeeze,
+    torch.unsqueeze,
+    torch.permute,
+    "flatten",
+    "view",
+    "reshape",
+    "squeeze",
+    "unsqueeze",
+    "permute",
+    "contiguous",
+)
+AVERAGE_FUNCTIONS: tuple[Any, ...] = (
+    F.avg_pool1d,
+    F.avg_pool2d,
+    F.avg_pool3d,
+    F.adaptive_avg_pool1d,
+    F.adaptive_avg_pool2d,
+    F.adaptive_avg_pool3d,
+    torch.mean,
+    "mean",
+)
 # Reading a size is no arithmetic on the signal.
 SIZE_FUNCTIONS: tuple[Any, ...] = (getattr, "size", "dim")
 CONCATENATIONS: tuple[Any, ...] = (torch.cat, torch.concat)
@@ -117,7 +143,9 @@ def _free_path(graph: fx.GraphModule, path: str) -> str:
     return candidate
 
 
-def replace_nodes(graph: fx.GraphModule, matches: Callable[[fx.Node], bool], make: Callable[[fx.Node], nn.Module]) -> int:
+def replace_nodes(
+    graph: fx.GraphModule, matches: Callable[[fx.Node], bool], make: Callable[[fx.Node], nn.Module]
+) -> int:
     """Replace every matching node by a module made for it, with its first tensor input; returns how many."""
     count = 0
     for node in list(graph.graph.nodes):

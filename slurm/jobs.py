@@ -31,8 +31,15 @@ class RunCell(Checkpointable):
         return DelayedSubmission(self)
 
 
-def submit(cells: Sequence[Cell], results: Path, logs: Path, *, cluster: str = "slurm",
-           execution: ExecSpec | None = None, parameters: Mapping[str, Any] | None = None) -> list[submitit.Job[ResultRecord]]:
+def submit(
+    cells: Sequence[Cell],
+    results: Path,
+    logs: Path,
+    *,
+    cluster: str = "slurm",
+    execution: ExecSpec | None = None,
+    parameters: Mapping[str, Any] | None = None,
+) -> list[submitit.Job[ResultRecord]]:
     """Submit one job per cell, as one array.
 
     Args:

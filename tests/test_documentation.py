@@ -27,7 +27,9 @@ def test_the_example_method_keeps_every_promise_and_runs(tmp_path):
     commands = [line for line in block("CONTRIBUTING.md", "selftest --plugin").splitlines() if line]
     assert len(commands) == 2
     for line in commands:
-        arguments = line.split()[1:] + (["--dataset", "synthetic", "--limit", "32", "--timesteps", "3"] if " run " in line else [])
+        arguments = line.split()[1:] + (
+            ["--dataset", "synthetic", "--limit", "32", "--timesteps", "3"] if " run " in line else []
+        )
         done = subprocess.run([sys.executable, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
     assert "clip-floor" in done.stdout
@@ -55,6 +57,8 @@ def test_the_commands_of_the_readme_exist():
     makefile = (ROOT / "Makefile").read_text()
     for target in set(re.findall(r"\bmake ([a-z-]+)`", text)):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
-    listed = subprocess.run([sys.executable, "-m", "benchmark", "--help"], capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(
+        [sys.executable, "-m", "benchmark", "--help"], capture_output=True, text=True, check=True
+    ).stdout
     for command in set(re.findall(r"python -m benchmark ([a-z]+)", text)):
         assert re.search(rf"^  {command} ", listed, re.MULTILINE), command

@@ -17,8 +17,19 @@ TIMESTEPS = 8
 
 
 def command(results: Path, *more: str) -> list[str]:
-    return [sys.executable, "-m", "benchmark", "run", "--dataset", "synthetic", "--timesteps", str(TIMESTEPS), "--results",
-            str(results), *more]
+    return [
+        sys.executable,
+        "-m",
+        "benchmark",
+        "run",
+        "--dataset",
+        "synthetic",
+        "--timesteps",
+        str(TIMESTEPS),
+        "--results",
+        str(results),
+        *more,
+    ]
 
 
 def run(results: Path, *more: str) -> dict:
@@ -54,8 +65,15 @@ def reference(trained, tmp_path_factory) -> tuple[Path, dict]:
     return folder, run(folder, "--precision", "fp64", "--batch-size", "64")
 
 
-@pytest.mark.parametrize("options", [("--batch-size", "1"), ("--batch-size", "100"), ("--batch-size", "64", "--workers", "4"),
-                                     ("--batch-size", "64", "--workers", "1")])
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--batch-size", "1"),
+        ("--batch-size", "100"),
+        ("--batch-size", "64", "--workers", "4"),
+        ("--batch-size", "64", "--workers", "1"),
+    ],
+)
 def test_batch_size_and_workers_do_not_change_the_record(results, reference, options):
     """Byte for byte, recordings included, in float64."""
     folder, expected = reference
@@ -73,7 +91,7 @@ def test_single_precision_differs_only_by_rounding(results, reference):
 
     from dynconf.recording import load_recording
 
-    folder, expected = reference
+    folder, _ = reference
     exact = load_recording(next((folder / "recordings").iterdir()) / "test")
     recordings = {}
     for size in ("1", "64"):
@@ -98,7 +116,7 @@ def wait_for(condition, process, seconds: float = 120.0) -> None:
 
 def test_killed_in_the_middle_it_resumes_to_the_same_record(results, reference):
     """SIGKILL after the first shard of the test split; the second run does the rest, and nothing is half-read."""
-    folder, expected = reference
+    _, expected = reference
     arguments = ("--precision", "fp64", "--batch-size", "4")
     process = subprocess.Popen(command(results, *arguments), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     wait_for(lambda: any((results / "recordings").glob("*/test/shard-00000.safetensors")), process)

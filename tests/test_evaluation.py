@@ -69,24 +69,33 @@ def test_energy_presets():
     assert sorted(mac / ac for mac, ac in PRESETS.values()) == pytest.approx([3.75, 4.6 / 0.9, 0.23 / 0.03])
 
 
-@pytest.mark.parametrize(("text", "options"), [
-    ("dynamic-confidence", {"tolerance": 0.0, "selection": "pareto"}),
-    ("dynamic-confidence[scale=30,threshold=0.6]", {"scale": 30.0, "threshold": 0.6, "tolerance": 0.0, "selection": "given"}),
-    ("fixed[timesteps=4]", {"timesteps": 4, "tolerance": 0.0, "selection": "given"}),
-])
+@pytest.mark.parametrize(
+    ("text", "options"),
+    [
+        ("dynamic-confidence", {"tolerance": 0.0, "selection": "pareto"}),
+        (
+            "dynamic-confidence[scale=30,threshold=0.6]",
+            {"scale": 30.0, "threshold": 0.6, "tolerance": 0.0, "selection": "given"},
+        ),
+        ("fixed[timesteps=4]", {"timesteps": 4, "tolerance": 0.0, "selection": "given"}),
+    ],
+)
 def test_policy_texts(text, options):
     assert evaluation.parse_policy(text) == PolicySpec(name=text.partition("[")[0], options=options)
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    ("dynamic-confidense", "unknown policy 'dynamic-confidense'.\nDid you mean 'dynamic-confidence'"),
-    ("fixed[timestep=4]", "no option 'timestep'.\nDid you mean 'timesteps'?"),
-    ("fixed[timesteps=four]", "must be int, not 'four'"),
-    ("fixed[timesteps=4", "closing bracket"),
-    ("fixed[4]", "'4' is not KEY=VALUE"),
-    ("fixed[timesteps=0]", "at least 1"),
-    ("dynamic-confidence[scale=-1]", "scale must be positive"),
-])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("dynamic-confidense", "unknown policy 'dynamic-confidense'.\nDid you mean 'dynamic-confidence'"),
+        ("fixed[timestep=4]", "no option 'timestep'.\nDid you mean 'timesteps'?"),
+        ("fixed[timesteps=four]", "must be int, not 'four'"),
+        ("fixed[timesteps=4", "closing bracket"),
+        ("fixed[4]", "'4' is not KEY=VALUE"),
+        ("fixed[timesteps=0]", "at least 1"),
+        ("dynamic-confidence[scale=-1]", "scale must be positive"),
+    ],
+)
 def test_wrong_policy_texts(text, message):
     with pytest.raises(UsageError) as caught:
         evaluation.parse_policy(text)

@@ -60,8 +60,14 @@ def test_an_interrupted_training_ends_with_the_same_weights(images, tmp_path):
     seen = []
     torch.manual_seed(99)  # the global generator must not matter
     resumed = QCFS().prepare(small_cnn(3, 4))
-    training.train(resumed, images, PREPROCESSING, recipe(), resume=tmp_path / "state.pt",
-                   after_epoch=lambda epoch, loss: seen.append(epoch))
+    training.train(
+        resumed,
+        images,
+        PREPROCESSING,
+        recipe(),
+        resume=tmp_path / "state.pt",
+        after_epoch=lambda epoch, loss: seen.append(epoch),
+    )
     assert seen == [3, 4]
     assert same(resumed, unbroken)
 
@@ -87,7 +93,9 @@ def test_thresholds_start_at_the_quantile_of_their_input(images):
     training.initialise_thresholds(model, batch, quantile=0.9)
     for name, module in model.named_modules():
         if isinstance(module, QCFSActivation):
-            module.register_forward_pre_hook(lambda module, args, name=name: inputs.__setitem__(name, (module, args[0])))
+            module.register_forward_pre_hook(
+                lambda module, args, name=name: inputs.__setitem__(name, (module, args[0]))
+            )
     with torch.no_grad():
         model(batch)
     assert len(inputs) == 3
@@ -106,7 +114,7 @@ def test_crop_and_flip_against_a_loop():
     assert 0 < mirrored.sum() < 6
     for index in range(6):
         padded = np.pad(pixels[index].numpy(), ((0, 0), (2, 2), (2, 2)))
-        window = padded[:, top[index]:top[index] + 5, left[index]:left[index] + 5]
+        window = padded[:, top[index] : top[index] + 5, left[index] : left[index] + 5]
         expected = window[:, :, ::-1] if mirrored[index] else window
         assert np.array_equal(moved[index].numpy(), expected)
 

@@ -4,7 +4,26 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-WIDTHS: tuple[int | None, ...] = (64, 64, None, 128, 128, None, 256, 256, 256, None, 512, 512, 512, None, 512, 512, 512, None)
+WIDTHS: tuple[int | None, ...] = (
+    64,
+    64,
+    None,
+    128,
+    128,
+    None,
+    256,
+    256,
+    256,
+    None,
+    512,
+    512,
+    512,
+    None,
+    512,
+    512,
+    512,
+    None,
+)
 
 
 class CifarVGG(nn.Module):
@@ -22,7 +41,13 @@ class CifarVGG(nn.Module):
                 channels = width
         self.features = nn.Sequential(*layers)
         self.classifier = nn.Sequential(
-            nn.Flatten(), nn.Linear(512, 4096), nn.ReLU(), nn.Linear(4096, 4096), nn.ReLU(), nn.Linear(4096, num_classes))
+            nn.Flatten(),
+            nn.Linear(512, 4096),
+            nn.ReLU(),
+            nn.Linear(4096, 4096),
+            nn.ReLU(),
+            nn.Linear(4096, num_classes),
+        )
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits [B, K] of images [B, C, 32, 32]."""

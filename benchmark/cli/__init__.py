@@ -20,16 +20,23 @@ from benchmark.errors import EXIT_FAILED, EXIT_INTERRUPTED, BenchmarkError, near
 
 
 class _Suggesting(click.Group):
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
             if "Did you mean" not in error.message:  # newer versions of click say so themselves
-                raise click.UsageError(f"{error.message} {near_matches(args[0], self.commands)}".strip(), ctx) from error
+                raise click.UsageError(
+                    f"{error.message} {near_matches(args[0], self.commands)}".strip(), ctx
+                ) from error
             raise
 
 
-@click.group(cls=_Suggesting, context_settings={"help_option_names": ["-h", "--help"]}, epilog="""\b
+@click.group(
+    cls=_Suggesting,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="""\b
 Examples:
   python -m benchmark run                       digits, trained in seconds, offline
   python -m benchmark run --dataset cifar10 --data-dir DIR
@@ -37,7 +44,8 @@ Examples:
   python -m benchmark leaderboard --check
 
 \b
-Exit codes: 0 done, 1 a run failed, 2 usage, 3 leaderboard stale, 130 interrupted.""")
+Exit codes: 0 done, 1 a run failed, 2 usage, 3 leaderboard stale, 130 interrupted.""",
+)
 @click.version_option(version("dynconf-bench"), prog_name="dynconf-bench")
 def cli() -> None:
     """Reference benchmark for low-latency spiking neural networks."""

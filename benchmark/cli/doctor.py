@@ -25,7 +25,9 @@ def doctor(as_json: bool) -> None:
     with numerics("fp32", device):
         flags = torch_flags()
     findings: dict[str, str] = {
-        **versions(), "device": device_name(device), "gpus": str(torch.cuda.device_count()),
+        **versions(),
+        "device": device_name(device),
+        "gpus": str(torch.cuda.device_count()),
         "tf32 in fp32 runs": "off" if not (flags["cuda.matmul.allow_tf32"] or flags["cudnn.allow_tf32"]) else "ON",
         "free disk here": f"{shutil.disk_usage(Path.cwd()).free / 2**30:.1f} GiB",
         "sbatch": "found" if shutil.which("sbatch") else "not found",

@@ -11,14 +11,23 @@ from benchmark.errors import EXIT_FAILED, EXIT_OK, StaleLeaderboard
 DEFAULT_OUTPUT = Path("leaderboard/README.md")
 
 
-@click.command(epilog="""\b
+@click.command(
+    epilog="""\b
 Examples:
   python -m benchmark leaderboard
   python -m benchmark leaderboard --check
-  python -m benchmark leaderboard --results build/demo --output build/demo/README.md""")
-@click.option("--results", type=click.Path(path_type=Path), help="Folder of the records.  [default: leaderboard/results]")
-@click.option("--output", type=click.Path(path_type=Path), default=DEFAULT_OUTPUT, show_default=True,
-              help="The page; figures go into figures/ beside it.")
+  python -m benchmark leaderboard --results build/demo --output build/demo/README.md"""
+)
+@click.option(
+    "--results", type=click.Path(path_type=Path), help="Folder of the records.  [default: leaderboard/results]"
+)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    default=DEFAULT_OUTPUT,
+    show_default=True,
+    help="The page; figures go into figures/ beside it.",
+)
 @click.option("--check", is_flag=True, help="Write nothing; exit 3 if the page is not what the records say.")
 def leaderboard(results: Path | None, output: Path, check: bool) -> int:
     """Build the leaderboard page and its figures from the records."""
@@ -34,8 +43,10 @@ def leaderboard(results: Path | None, output: Path, check: bool) -> int:
     if check:
         differences = board.check(output)
         if differences:
-            raise StaleLeaderboard(f"{output} is not what the {len(records)} records say:\n" + "\n".join(differences),
-                                   "Rebuild it with: python -m benchmark leaderboard")
+            raise StaleLeaderboard(
+                f"{output} is not what the {len(records)} records say:\n" + "\n".join(differences),
+                "Rebuild it with: python -m benchmark leaderboard",
+            )
         click.echo(f"{output} is up to date with {len(records)} records", err=True)
     else:
         for path in board.write(output):

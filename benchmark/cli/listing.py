@@ -16,11 +16,16 @@ COLUMNS = {
 }
 
 
-@click.command("list", epilog="""\b
+@click.command(
+    "list",
+    epilog="""\b
 Example:
-  python -m benchmark list methods""")
+  python -m benchmark list methods""",
+)
 @click.argument("kind", type=click.Choice([*COLUMNS, "checkpoints"]))
-@click.option("--plugin", "plugins", multiple=True, type=click.Path(path_type=Path), help="Python file that registers more.")
+@click.option(
+    "--plugin", "plugins", multiple=True, type=click.Path(path_type=Path), help="Python file that registers more."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the entries as JSON on stdout.")
 def listing(kind: str, plugins: tuple[Path, ...], as_json: bool) -> None:
     """List methods, datasets, models, policies or checkpoints."""

@@ -7,11 +7,15 @@ from pathlib import Path
 import click
 
 
-@click.command(epilog="""\b
+@click.command(
+    epilog="""\b
 Example:
-  python -m benchmark prepare cifar10 --data-dir data""")
+  python -m benchmark prepare cifar10 --data-dir data"""
+)
 @click.argument("dataset")
-@click.option("--data-dir", type=click.Path(path_type=Path), default=Path("data"), show_default=True, help="Where to put it.")
+@click.option(
+    "--data-dir", type=click.Path(path_type=Path), default=Path("data"), show_default=True, help="Where to put it."
+)
 def prepare(dataset: str, data_dir: Path) -> None:
     """Download DATASET where it is missing, check it, and print its fingerprints."""
     from benchmark import registry

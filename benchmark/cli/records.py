@@ -9,11 +9,15 @@ import click
 from benchmark.errors import UsageError
 
 
-@click.command(epilog="""\b
+@click.command(
+    epilog="""\b
 Example:
-  python -m benchmark show 3f2a""")
+  python -m benchmark show 3f2a"""
+)
 @click.argument("record_id", metavar="ID")
-@click.option("--results", type=click.Path(path_type=Path), help="Folder of the records.  [default: leaderboard/results]")
+@click.option(
+    "--results", type=click.Path(path_type=Path), help="Folder of the records.  [default: leaderboard/results]"
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the record as JSON on stdout.")
 def show(record_id: str, results: Path | None, as_json: bool) -> None:
     """Show the record whose id starts with ID."""
@@ -32,17 +36,23 @@ def show(record_id: str, results: Path | None, as_json: bool) -> None:
         rows = [[str(step), f"{100 * record.curve.accuracy[step - 1]:.2f}%"] for step in steps]
         click.echo("\n" + plain_table(("fixed T", "accuracy"), rows))
     provenance = record.provenance
-    click.echo(f"\nprotocol {record.protocol}\nweights {record.spec.weights.source} sha256 {record.spec.weights.sha256[:12]}\n"
-               f"made {provenance.started} on {provenance.device}, commit {provenance.git_sha or 'unknown'}"
-               f"{' (changed)' if provenance.dirty else ''}, torch {provenance.versions.get('torch')}")
+    click.echo(
+        f"\nprotocol {record.protocol}\nweights {record.spec.weights.source} sha256 {record.spec.weights.sha256[:12]}\n"
+        f"made {provenance.started} on {provenance.device}, commit {provenance.git_sha or 'unknown'}"
+        f"{' (changed)' if provenance.dirty else ''}, torch {provenance.versions.get('torch')}"
+    )
 
 
-@click.command(epilog="""\b
+@click.command(
+    epilog="""\b
 Example:
-  python -m benchmark compare 3f2a 9c41""")
+  python -m benchmark compare 3f2a 9c41"""
+)
 @click.argument("first", metavar="ID")
 @click.argument("second", metavar="ID")
-@click.option("--results", type=click.Path(path_type=Path), help="Folder of the records.  [default: leaderboard/results]")
+@click.option(
+    "--results", type=click.Path(path_type=Path), help="Folder of the records.  [default: leaderboard/results]"
+)
 def compare(first: str, second: str, results: Path | None) -> None:
     """Compare two records: what differs in what was asked, and in what came out."""
     from benchmark.cli.tables import plain_table
@@ -53,8 +63,11 @@ def compare(first: str, second: str, results: Path | None) -> None:
     if left.id == right.id:
         raise UsageError(f"both are record {left.id}.")
     asked = (_flat(left.spec.model_dump(mode="json")), _flat(right.spec.model_dump(mode="json")))
-    differences = [[key, str(asked[0].get(key, "-")), str(asked[1].get(key, "-"))]
-                   for key in sorted(asked[0].keys() | asked[1].keys()) if asked[0].get(key) != asked[1].get(key)]
+    differences = [
+        [key, str(asked[0].get(key, "-")), str(asked[1].get(key, "-"))]
+        for key in sorted(asked[0].keys() | asked[1].keys())
+        if asked[0].get(key) != asked[1].get(key)
+    ]
     click.echo(plain_table(("asked for", left.id, right.id), differences))
     if left.protocol != right.protocol:
         click.echo("\nDifferent protocols: these numbers must not be compared as if they were one table.")
@@ -69,8 +82,11 @@ def compare(first: str, second: str, results: Path | None) -> None:
 
 def _flat(value: object, prefix: str = "") -> dict[str, object]:
     if isinstance(value, dict):
-        return {key: leaf for name, inner in value.items()
-                for key, leaf in _flat(inner, f"{prefix}.{name}" if prefix else str(name)).items()}
+        return {
+            key: leaf
+            for name, inner in value.items()
+            for key, leaf in _flat(inner, f"{prefix}.{name}" if prefix else str(name)).items()
+        }
     return {prefix: value}
 
 
@@ -80,10 +96,18 @@ def _numbers(record: object) -> dict[str, float]:
     assert isinstance(record, ResultRecord)
     if record.status != "ok" or record.static is None or record.ann is None:
         return {}
-    found = {"ANN accuracy": record.ann.accuracy.value, "accuracy, all timesteps": record.static.accuracy.value,
-             "latency, all timesteps": record.static.latency, "spikes, all timesteps": record.static.spikes_per_image,
-             "SynOps, all timesteps": record.static.synops_per_image}
+    found = {
+        "ANN accuracy": record.ann.accuracy.value,
+        "accuracy, all timesteps": record.static.accuracy.value,
+        "latency, all timesteps": record.static.latency,
+        "spikes, all timesteps": record.static.spikes_per_image,
+        "SynOps, all timesteps": record.static.synops_per_image,
+    }
     for policy in record.policies:
-        found |= {f"accuracy, {policy.name}": policy.accuracy.value, f"latency, {policy.name}": policy.latency.mean,
-                  f"spikes, {policy.name}": policy.spikes_per_image, f"SynOps, {policy.name}": policy.synops_per_image}
+        found |= {
+            f"accuracy, {policy.name}": policy.accuracy.value,
+            f"latency, {policy.name}": policy.latency.mean,
+            f"spikes, {policy.name}": policy.spikes_per_image,
+            f"SynOps, {policy.name}": policy.synops_per_image,
+        }
     return found

@@ -9,14 +9,23 @@ import click
 from benchmark.errors import RecordError
 
 
-@click.command(epilog="""\b
+@click.command(
+    epilog="""\b
 Example:
-  python -m benchmark replay leaderboard/results/recordings/ID --policy fixed --policy dynamic-confidence-reference""")
+  python -m benchmark replay leaderboard/results/recordings/ID --policy fixed --policy dynamic-confidence-reference"""
+)
 @click.argument("recording", type=click.Path(path_type=Path))
-@click.option("--policy", "policies", multiple=True, metavar="NAME[KEY=VALUE,...]",
-              help="Stopping rule; may be repeated.  [default: dynamic-confidence]")
+@click.option(
+    "--policy",
+    "policies",
+    multiple=True,
+    metavar="NAME[KEY=VALUE,...]",
+    help="Stopping rule; may be repeated.  [default: dynamic-confidence]",
+)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the bootstrap.")
-@click.option("--plugin", "plugins", multiple=True, type=click.Path(path_type=Path), help="Python file that registers more.")
+@click.option(
+    "--plugin", "plugins", multiple=True, type=click.Path(path_type=Path), help="Python file that registers more."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON on stdout.")
 def replay(recording: Path, policies: tuple[str, ...], seed: int, plugins: tuple[Path, ...], as_json: bool) -> None:
     """Judge stopping rules on RECORDING, a folder with `calibration` and `test` in it; no network is needed."""

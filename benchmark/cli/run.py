@@ -9,38 +9,74 @@ import click
 from benchmark.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, RecordError
 
 
-@click.command(epilog="""\b
+@click.command(
+    epilog="""\b
 Examples:
   python -m benchmark run
   python -m benchmark run --method qcfs --dataset cifar10 --model resnet20 --data-dir DIR
   python -m benchmark run --set levels=8 --timesteps 16 --policy fixed --policy dynamic-confidence
-  python -m benchmark run --policy 'dynamic-confidence[scale=30,threshold=0.6]' --json > record.json""")
+  python -m benchmark run --policy 'dynamic-confidence[scale=30,threshold=0.6]' --json > record.json"""
+)
 @click.option("--method", default="qcfs", show_default=True, help="Conversion method.")
 @click.option("--dataset", default="digits", show_default=True, help="Dataset; must be on this disk, see prepare.")
 @click.option("--model", help="Backbone; the dataset's own by default.")
 @click.option("--checkpoint", metavar="FILE|zoo:NAME|timm:NAME", help="Weights; by default those of the zoo that fit.")
 @click.option("--timesteps", type=click.IntRange(min=1), help="T; the method's own by default (qcfs: 32).")
-@click.option("--policy", "policies", multiple=True, metavar="NAME[KEY=VALUE,...]",
-              help="Stopping rule; may be repeated.  [default: dynamic-confidence]")
+@click.option(
+    "--policy",
+    "policies",
+    multiple=True,
+    metavar="NAME[KEY=VALUE,...]",
+    help="Stopping rule; may be repeated.  [default: dynamic-confidence]",
+)
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Option of the method; may be repeated.")
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first N test images.")
 @click.option("--calibration-size", type=click.IntRange(min=1), help="Only the first N calibration images.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of training and bootstrap.")
-@click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True, help="Does not change the result.")
+@click.option(
+    "--batch-size", type=click.IntRange(min=1), default=64, show_default=True, help="Does not change the result."
+)
 @click.option("--workers", type=click.IntRange(min=0), default=0, show_default=True, help="Processes that load images.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-@click.option("--precision", type=click.Choice(["fp32", "tf32", "bf16", "fp64"]), default="fp32", show_default=True,
-              help="Of the synapses; membranes are never below fp32.")
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "tf32", "bf16", "fp64"]),
+    default="fp32",
+    show_default=True,
+    help="Of the synapses; membranes are never below fp32.",
+)
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Where the dataset lies.")
-@click.option("--results", type=click.Path(path_type=Path), help="Folder of the records.  [default: leaderboard/results]")
+@click.option(
+    "--results", type=click.Path(path_type=Path), help="Folder of the records.  [default: leaderboard/results]"
+)
 @click.option("--measure", is_flag=True, help="Also time both passes on the clock.")
 @click.option("--rerun", is_flag=True, help="Run again even if the record is there.")
-@click.option("--plugin", "plugins", multiple=True, type=click.Path(path_type=Path), help="Python file that registers more.")
+@click.option(
+    "--plugin", "plugins", multiple=True, type=click.Path(path_type=Path), help="Python file that registers more."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the record, and nothing else, on stdout.")
-def run(method: str, dataset: str, model: str | None, checkpoint: str | None, timesteps: int | None,
-        policies: tuple[str, ...], settings: tuple[str, ...], limit: int | None, calibration_size: int | None, seed: int,
-        batch_size: int, workers: int, device: str, precision: str, data_dir: Path | None, results: Path | None,
-        measure: bool, rerun: bool, plugins: tuple[Path, ...], as_json: bool) -> int:
+def run(
+    method: str,
+    dataset: str,
+    model: str | None,
+    checkpoint: str | None,
+    timesteps: int | None,
+    policies: tuple[str, ...],
+    settings: tuple[str, ...],
+    limit: int | None,
+    calibration_size: int | None,
+    seed: int,
+    batch_size: int,
+    workers: int,
+    device: str,
+    precision: str,
+    data_dir: Path | None,
+    results: Path | None,
+    measure: bool,
+    rerun: bool,
+    plugins: tuple[Path, ...],
+    as_json: bool,
+) -> int:
     """Convert, record, stop early, judge: one record of one method on one dataset and backbone.
 
     Without any flag: QCFS on scikit-learn's digits, with a small network trained in seconds.
@@ -67,11 +103,28 @@ def run(method: str, dataset: str, model: str | None, checkpoint: str | None, ti
     from dynconf.recording import RecordingError
 
     specs = tuple(parse_policy(text) for text in policies or ("dynamic-confidence",))
-    cell = Cell(method=method, method_options=dict(parse_settings(settings)), dataset=dataset, model=model,
-                data_dir=str(data_dir) if data_dir else None, checkpoint=checkpoint, timesteps=timesteps, policies=specs,
-                seed=seed, precision=precision, limit=limit, calibration_size=calibration_size)  # type: ignore[arg-type]
-    execution = ExecSpec(batch_size=batch_size, device=device, workers=workers, rerun=rerun, measure=measure,  # type: ignore[arg-type]
-                         plugins=tuple(map(str, plugins)))
+    cell = Cell(
+        method=method,
+        method_options=dict(parse_settings(settings)),
+        dataset=dataset,
+        model=model,
+        data_dir=str(data_dir) if data_dir else None,
+        checkpoint=checkpoint,
+        timesteps=timesteps,
+        policies=specs,
+        seed=seed,
+        precision=precision,  # type: ignore[arg-type]  # click has checked the choice
+        limit=limit,
+        calibration_size=calibration_size,
+    )
+    execution = ExecSpec(
+        batch_size=batch_size,
+        device=device,  # type: ignore[arg-type]
+        workers=workers,
+        rerun=rerun,
+        measure=measure,
+        plugins=tuple(map(str, plugins)),
+    )
     store = ResultStore(results or DEFAULT_RESULTS)
     try:
         record, stored = run_cell(cell, store, execution, Console())

@@ -34,24 +34,43 @@ def count(value: float) -> str:
     return f"{value:.0f}"
 
 
-HEADERS = ("stopping rule", "accuracy [95%]", "timesteps [95%]", "saved", "saved vs equal fixed T", "lost/won",
-           "drop at most", "spikes", "SynOps")
+HEADERS = (
+    "stopping rule",
+    "accuracy [95%]",
+    "timesteps [95%]",
+    "saved",
+    "saved vs equal fixed T",
+    "lost/won",
+    "drop at most",
+    "spikes",
+    "SynOps",
+)
 
 
 def policy_row(policy: PolicyResult) -> list[str]:
     """One line of the result table."""
     equal = policy.equal_fixed
     against = "-" if equal.saving_latency is None else f"{percent(equal.saving_latency)} (T={equal.timesteps})"
-    return [policy_name(policy), with_interval(policy.accuracy),
-            f"{policy.latency.mean:.2f} [{policy.latency.ci95[0]:.2f}, {policy.latency.ci95[1]:.2f}]",
-            percent(policy.saving.latency), against, f"{policy.losers}/{policy.winners}",
-            f"{100 * policy.drop_upper95:.2f} pp", count(policy.spikes_per_image), count(policy.synops_per_image)]
+    return [
+        policy_name(policy),
+        with_interval(policy.accuracy),
+        f"{policy.latency.mean:.2f} [{policy.latency.ci95[0]:.2f}, {policy.latency.ci95[1]:.2f}]",
+        percent(policy.saving.latency),
+        against,
+        f"{policy.losers}/{policy.winners}",
+        f"{100 * policy.drop_upper95:.2f} pp",
+        count(policy.spikes_per_image),
+        count(policy.synops_per_image),
+    ]
 
 
 def policy_name(policy: PolicyResult) -> str:
     """The rule with the parameters in force."""
-    shown = [f"{key} {value:.4g}" for key, value in policy.params.items()
-             if isinstance(value, (int, float)) and not isinstance(value, bool) and (key != "tolerance" or value)]
+    shown = [
+        f"{key} {value:.4g}"
+        for key, value in policy.params.items()
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and (key != "tolerance" or value)
+    ]
     return f"{policy.name} ({', '.join(shown)}; {policy.selection})"
 
 
@@ -62,16 +81,29 @@ def record_table(record: ResultRecord) -> str:
     if record.status != "ok" or record.static is None or record.ann is None or record.oracle is None:
         return "\n".join([*lines, f"{record.status}: {record.reason}"])
     static = record.static
-    fixed = [f"all {spec.timesteps} timesteps", with_interval(static.accuracy), f"{static.latency:.0f}", "-", "-", "-", "-",
-             count(static.spikes_per_image), count(static.synops_per_image)]
+    fixed = [
+        f"all {spec.timesteps} timesteps",
+        with_interval(static.accuracy),
+        f"{static.latency:.0f}",
+        "-",
+        "-",
+        "-",
+        "-",
+        count(static.spikes_per_image),
+        count(static.synops_per_image),
+    ]
     lines += [plain_table(HEADERS, [fixed, *map(policy_row, record.policies)]), ""]
-    lines.append(f"ANN {with_interval(record.ann.accuracy)} on {record.ann.accuracy.n} test images; "
-                 f"consistency oracle {record.oracle.consistency.latency:.2f} timesteps")
+    lines.append(
+        f"ANN {with_interval(record.ann.accuracy)} on {record.ann.accuracy.n} test images; "
+        f"consistency oracle {record.oracle.consistency.latency:.2f} timesteps"
+    )
     for policy in record.policies:
         lines.append(f"{policy.name}: McNemar p = {policy.mcnemar_p:.3g} against all timesteps")
     if record.measured is not None:
         measured = record.measured
-        lines.append(f"on the clock (batch {measured.batch_size}, {measured.device}): {measured.static_seconds:.2f} s with all "
-                     f"timesteps, {measured.dynamic_seconds:.2f} s with early exit, {measured.speedup:.2f}x "
-                     f"(ideal {measured.ideal_speedup:.2f}x); {measured.differing_images} images differ from the replay")
+        lines.append(
+            f"on the clock (batch {measured.batch_size}, {measured.device}): {measured.static_seconds:.2f} s with all "
+            f"timesteps, {measured.dynamic_seconds:.2f} s with early exit, {measured.speedup:.2f}x "
+            f"(ideal {measured.ideal_speedup:.2f}x); {measured.differing_images} images differ from the replay"
+        )
     return "\n".join([*lines, *(f"note: {flag}" for flag in record.flags)])

@@ -23,10 +23,21 @@ class DatasetEntry:
 
 
 DATASETS: dict[str, DatasetEntry] = {
-    "digits": DatasetEntry("benchmark.data.digits:Digits", "1,797 handwritten digits, 8x8, embedded in scikit-learn",
-                           model="small-cnn", embedded=True),
-    "cifar10": DatasetEntry("benchmark.data.cifar10:Cifar10", "60,000 colour images, 32x32, 10 classes; train 45,000, "
-                            "calibration 5,000, test 10,000", model="resnet20"),
-    "synthetic": DatasetEntry("benchmark.data.synthetic:Synthetic", "seeded patterns, 3x8x8, 4 classes; for tests only",
-                              model="small-cnn", embedded=True),
+    "digits": DatasetEntry(
+        "benchmark.data.digits:Digits",
+        "1,797 handwritten digits, 8x8, embedded in scikit-learn",
+        model="small-cnn",
+        embedded=True,
+    ),
+    "cifar10": DatasetEntry(
+        "benchmark.data.cifar10:Cifar10",
+        "60,000 colour images, 32x32, 10 classes; train 45,000, calibration 5,000, test 10,000",
+        model="resnet20",
+    ),
+    "synthetic": DatasetEntry(
+        "benchmark.data.synthetic:Synthetic",
+        "seeded patterns, 3x8x8, 4 classes; for tests only",
+        model="small-cnn",
+        embedded=True,
+    ),
 }

@@ -89,7 +89,8 @@ def find_reader(data_dir: Path | None) -> Reader:
             return lambda part, indices: read_parquet(cached, part, indices)
     raise DatasetMissing(
         "cifar10 is not on this disk. Looked for: " + ", ".join(looked) + ".",
-        "With internet: python -m benchmark prepare cifar10 --data-dir DIR; then run with --data-dir DIR.")
+        "With internet: python -m benchmark prepare cifar10 --data-dir DIR; then run with --data-dir DIR.",
+    )
 
 
 def read_batches(folder: Path, part: str, indices: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
@@ -109,30 +110,26 @@ def read_batches(folder: Path, part: str, indices: np.ndarray | None) -> tuple[n
 
 
 def read_parquet(folder: Path, part: str, indices: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """The layout of `uoft-cs/cifar10`: columns `img` and `label`. Raises DataError naming the file or the image."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    """The layout of `uoft-cs/cifar10`: columns `img` and `label`. Raises DataError naming the folder or the image."""
+    from datasets import Dataset, Image
 
-    # Read without `datasets`, which would keep a second copy of every file in its cache.
-    tables = []
-    for path in sorted(folder.glob(f"{part}-*.parquet")):
-        try:
-            tables.append(pq.read_table(path))
-        except (OSError, pa.ArrowException) as error:
-            raise DataError(f"{path} cannot be read: {error}") from error
-        missing = {"img", "label"} - set(tables[-1].column_names)
-        if missing:
-            raise DataError(f"{path}: columns {sorted(missing)} missing; found {tables[-1].column_names}.")
-    if not tables:
+    paths = [str(path) for path in sorted(folder.glob(f"{part}-*.parquet"))]
+    if not paths:
         raise DataError(f"{folder} has no {part}-*.parquet.")
-    labels = np.concatenate([table["label"].to_numpy() for table in tables])
-    _check_count(len(labels), part, folder)
-    rows = np.arange(len(labels)) if indices is None else indices
-    stored = [image for table in tables for image in table["img"].to_pylist()]
-    pixels = np.empty((len(rows), 3, 32, 32), np.uint8)
-    for position, row in enumerate(rows):
-        pixels[position] = _decode(stored[row], f"{folder} {part}: image {row}")
-    return pixels, labels[rows]
+    try:
+        # Streaming keeps no second copy of the files in a cache; only the images that are wanted are decoded. And
+        # load_dataset would go online, even for local files, to count the download.
+        table = Dataset.from_parquet(paths, streaming=True)
+        rows = list(table.cast_column("img", Image(decode=False)))
+    except Exception as error:  # whatever pyarrow or datasets raise on a damaged or foreign file
+        raise DataError(f"{folder}/{part}-*.parquet cannot be read: {error}") from error
+    missing = {"img", "label"} - set(rows[0] if rows else ())
+    if missing:
+        raise DataError(f"{folder}: columns {sorted(missing)} missing; found {sorted(rows[0]) if rows else 'none'}.")
+    _check_count(len(rows), part, folder)
+    chosen = range(len(rows)) if indices is None else indices.tolist()
+    pixels = np.stack([_decode(rows[row]["img"], f"{folder} {part}: image {row}") for row in chosen])
+    return pixels, np.array([rows[row]["label"] for row in chosen])
 
 
 def _decode(stored: Any, name: str) -> np.ndarray:
@@ -149,7 +146,7 @@ def _decode(stored: Any, name: str) -> np.ndarray:
 
 
 def _hub_cache() -> Path | None:
-    """The parquet files in the Hugging Face cache. `load_dataset` would go online even when told not to."""
+    """The folder of the parquet files in the Hugging Face cache, if they are there."""
     from huggingface_hub import snapshot_download
 
     try:
@@ -159,8 +156,9 @@ def _hub_cache() -> Path | None:
     return folder if any(folder.glob("train-*.parquet")) else None
 
 
-def _select(pixels: np.ndarray, labels: np.ndarray, part: str, indices: np.ndarray | None,
-            folder: Path) -> tuple[np.ndarray, np.ndarray]:
+def _select(
+    pixels: np.ndarray, labels: np.ndarray, part: str, indices: np.ndarray | None, folder: Path
+) -> tuple[np.ndarray, np.ndarray]:
     _check_count(len(pixels), part, folder)
     return (pixels, labels) if indices is None else (pixels[indices], labels[indices])
 
@@ -173,8 +171,15 @@ def _check_count(found: int, part: str, folder: Path) -> None:
 class _ArraysOnly(pickle.Unpickler):
     """Builds numpy arrays and plain values; anything else in the file is refused, not executed."""
 
-    _allowed = frozenset({("multiarray", "_reconstruct"), ("numeric", "_frombuffer"), ("numpy", "ndarray"),
-                          ("numpy", "dtype"), ("_codecs", "encode")})
+    _allowed = frozenset(
+        {
+            ("multiarray", "_reconstruct"),
+            ("numeric", "_frombuffer"),
+            ("numpy", "ndarray"),
+            ("numpy", "dtype"),
+            ("_codecs", "encode"),
+        }
+    )
 
     def find_class(self, module: str, name: str) -> Any:
         short = module.removeprefix("numpy.core.").removeprefix("numpy._core.")

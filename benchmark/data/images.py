@@ -97,8 +97,8 @@ class ImageDataset(ABC):
     def split(self, name: str) -> Images:
         """One of `SPLITS`."""
 
-    @staticmethod
-    def download(data_dir: Path) -> None:  # noqa: B027  (embedded datasets have nothing to fetch)
+    @staticmethod  # noqa: B027  (embedded datasets have nothing to fetch)
+    def download(data_dir: Path) -> None:
         """Fetch the files into `data_dir`; only `prepare` calls it."""
 
     def flags(self, images: Images) -> tuple[str, ...]:

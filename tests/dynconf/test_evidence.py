@@ -6,9 +6,9 @@ import math
 
 import pytest
 import torch
+from recordings import drift
 
 from dynconf.evidence import SCALES, LogitEvidence, RunningSum, StatisticEvidence, statistics_of
-from recordings import drift
 
 
 def test_sum_convention():

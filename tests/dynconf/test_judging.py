@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from recordings import drift, from_predictions
 
 from dynconf import DynamicConfidence, FixedTime
 from dynconf.intervals import drop_upper_bound, mcnemar, wilson
@@ -18,17 +19,19 @@ from dynconf.judging import (
     static_outcome,
 )
 from dynconf.oracles import any_time_correct, consistency, stable_correct
-from recordings import drift, from_predictions
 
 
 def test_oracles_by_hand():
-    recording = from_predictions([
-        [0, 1, 0, 1],  # flickers, right at the end
-        [1, 1, 1, 1],  # right from the start
-        [0, 0, 2, 2],  # wrong for ever
-        [1, 1, 0, 0],  # right first, wrong at the end
-        [0, 0, 1, 1],  # settles
-    ], [1, 1, 1, 1, 1])
+    recording = from_predictions(
+        [
+            [0, 1, 0, 1],  # flickers, right at the end
+            [1, 1, 1, 1],  # right from the start
+            [0, 0, 2, 2],  # wrong for ever
+            [1, 1, 0, 0],  # right first, wrong at the end
+            [0, 0, 1, 1],  # settles
+        ],
+        [1, 1, 1, 1, 1],
+    )
     assert any_time_correct(recording).tolist() == [2, 1, 4, 1, 3]
     assert stable_correct(recording).tolist() == [4, 1, 4, 4, 3]
     assert consistency(recording).tolist() == [4, 1, 3, 3, 3]
@@ -78,8 +81,10 @@ def test_wilson_at_the_published_accuracy():
     assert (round(100 * low, 2), round(100 * high, 2)) == (93.80, 94.71)
 
 
-@pytest.mark.parametrize(("losers", "winners", "significant"), [
-    (6, 0, True), (5, 0, False), (9, 1, True), (8, 2, False), (15, 5, True), (14, 6, False), (0, 0, False)])
+@pytest.mark.parametrize(
+    ("losers", "winners", "significant"),
+    [(6, 0, True), (5, 0, False), (9, 1, True), (8, 2, False), (15, 5, True), (14, 6, False), (0, 0, False)],
+)
 def test_mcnemar_needs_what_the_notes_say(losers, winners, significant):
     """Notes 4.4: |b - c| of 6 in 6, 8 in 10, 10 in 20."""
     assert (mcnemar(losers, winners) <= 0.05) is significant

@@ -29,7 +29,7 @@ def labels():
 
 def batches(labels, size: int, first: int = 0):
     images = random_images(IMAGES)
-    return [(images[start:start + size], labels[start:start + size]) for start in range(first, IMAGES, size)]
+    return [(images[start : start + size], labels[start : start + size]) for start in range(first, IMAGES, size)]
 
 
 def equal(left, right) -> bool:
@@ -42,8 +42,14 @@ def test_batch_and_shard_size_do_not_change_a_recording(network, labels, keep, t
     whole = record(network, batches(labels, IMAGES), timesteps=TIMESTEPS, keep=keep)
     assert len(whole) == IMAGES
     for size, shard in ((1, 512), (7, 16), (16, 10)):
-        other = record(network, batches(labels, size), timesteps=TIMESTEPS, keep=keep, folder=tmp_path / f"{size}",
-                       shard_size=shard)
+        other = record(
+            network,
+            batches(labels, size),
+            timesteps=TIMESTEPS,
+            keep=keep,
+            folder=tmp_path / f"{size}",
+            shard_size=shard,
+        )
         for name, value in whole.tensors().items():
             if value.is_floating_point():
                 # float64 simulation, stored in float32 (sums) or float64 (log-sum-exp)
@@ -65,8 +71,10 @@ def test_recording_holds_what_the_network_did(network, labels):
         assert torch.equal(recording.synops[:, t], network.synops)
     assert recording.info.macs_once == network.macs_once > 0
     assert recording.info.macs_per_timestep == network.macs_per_timestep > 0
-    assert torch.equal(recording.label_logits, recording.evidence.logits.gather(
-        2, labels[:, None, None].expand(-1, TIMESTEPS, 1))[..., 0])
+    assert torch.equal(
+        recording.label_logits,
+        recording.evidence.logits.gather(2, labels[:, None, None].expand(-1, TIMESTEPS, 1))[..., 0],
+    )
 
 
 class Stops(Exception):
@@ -132,8 +140,9 @@ def damage_bytes(path):
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("damage", [lambda path: path.write_bytes(path.read_bytes()[:-7]), damage_bytes,
-                                    lambda path: path.unlink()])
+@pytest.mark.parametrize(
+    "damage", [lambda path: path.write_bytes(path.read_bytes()[:-7]), damage_bytes, lambda path: path.unlink()]
+)
 def test_a_damaged_shard_is_named(network, labels, tmp_path, damage):
     record(network, batches(labels, 25), timesteps=TIMESTEPS, folder=tmp_path, shard_size=20)
     damage(shard_path(tmp_path, 1))
@@ -166,8 +175,14 @@ class ShortOfMemory:
         return getattr(self._network, name)
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError(),
-                                   RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
 def test_out_of_memory_halves_the_batch_and_changes_no_number(network, labels, error):
     report = RecordingReport()
     halved = record(ShortOfMemory(network, 13, error), batches(labels, IMAGES), timesteps=TIMESTEPS, report=report)

@@ -6,13 +6,13 @@ import math
 
 import pytest
 import torch
+from recordings import drift, from_predictions
 
 from dynconf import DynamicConfidence, FixedTime
 from dynconf.evidence import SCALES
 from dynconf.judging import outcome, static_outcome
 from dynconf.policies import CONFIDENCE_THRESHOLDS, FitError, pareto_choice, scale_by_nll
 from dynconf.sweep import Sweep, exit_table, sweep_thresholds
-from recordings import drift, from_predictions
 
 
 def literal_exits(logits: torch.Tensor, scale: float, threshold: float) -> list[int]:
@@ -68,8 +68,9 @@ def test_thresholds_beyond_the_range_of_confidence():
 
 def test_mean_time_never_rises_as_the_threshold_falls():
     recording = drift()
-    sweep = sweep_thresholds(DynamicConfidence(scale=3.0, threshold=0.5).score(recording.evidence), recording.correct,
-                             CONFIDENCE_THRESHOLDS)
+    sweep = sweep_thresholds(
+        DynamicConfidence(scale=3.0, threshold=0.5).score(recording.evidence), recording.correct, CONFIDENCE_THRESHOLDS
+    )
     assert bool((sweep.timesteps.diff() >= 0).all())
     assert sweep.timesteps[-1].item() == pytest.approx(12)
     assert sweep.accuracy[-1].item() == static_outcome(recording).accuracy
@@ -122,15 +123,23 @@ def test_fitted_threshold_loses_no_calibration_image_nor_does_any_safer_one():
 
 def test_pareto_choice_does_not_jump_over_a_loss():
     """The fastest threshold of all loses nothing by luck, but safer ones on the way do."""
-    sweep = Sweep(torch.tensor([0.1, 0.2, 0.3, 0.4, 0.5]), torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0]).double(),
-                  torch.tensor([0.9, 0.8, 0.91, 0.92, 0.9]).double(), torch.tensor([0.0, 0.1, 0.0, 0.0, 0.0]).double())
+    sweep = Sweep(
+        torch.tensor([0.1, 0.2, 0.3, 0.4, 0.5]),
+        torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0]).double(),
+        torch.tensor([0.9, 0.8, 0.91, 0.92, 0.9]).double(),
+        torch.tensor([0.0, 0.1, 0.0, 0.0, 0.0]).double(),
+    )
     assert pareto_choice(sweep, 0.0) == 2
     assert pareto_choice(sweep, 0.2) == 0
 
 
 def test_pareto_choice_among_equally_fast_takes_the_safest_of_the_most_accurate():
-    sweep = Sweep(torch.arange(4.0), torch.tensor([2.0, 2.0, 2.0, 3.0]).double(), torch.tensor([0.9, 0.95, 0.95, 0.9]).double(),
-                  torch.zeros(4).double())
+    sweep = Sweep(
+        torch.arange(4.0),
+        torch.tensor([2.0, 2.0, 2.0, 3.0]).double(),
+        torch.tensor([0.9, 0.95, 0.95, 0.9]).double(),
+        torch.zeros(4).double(),
+    )
     assert pareto_choice(sweep, 0.0) == 2
 
 
@@ -142,19 +151,28 @@ def test_fixed_time_takes_the_shortest_without_loss():
     assert FixedTime(timesteps=9).exit_steps(recording).tolist() == [4, 4, 4]
 
 
-@pytest.mark.parametrize(("make", "message"), [
-    (lambda: DynamicConfidence(scale=0.0), "scale must be positive"),
-    (lambda: DynamicConfidence(scale=float("nan")), "scale must be positive"),
-    (lambda: DynamicConfidence(tolerance=-0.1), "tolerance"),
-    (lambda: FixedTime(timesteps=0), "at least 1"),
-])
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: DynamicConfidence(scale=0.0), "scale must be positive"),
+        (lambda: DynamicConfidence(scale=float("nan")), "scale must be positive"),
+        (lambda: DynamicConfidence(tolerance=-0.1), "tolerance"),
+        (lambda: FixedTime(timesteps=0), "at least 1"),
+    ],
+)
 def test_impossible_parameters(make, message):
     with pytest.raises(ValueError, match=message):
         make()
 
 
-@pytest.mark.parametrize("recording", [
-    drift(timesteps=1, split="calibration"), drift(classes=2, split="calibration"), drift(images=1, split="calibration")])
+@pytest.mark.parametrize(
+    "recording",
+    [
+        drift(timesteps=1, split="calibration"),
+        drift(classes=2, split="calibration"),
+        drift(images=1, split="calibration"),
+    ],
+)
 def test_edges_do_not_crash(recording):
     for policy in (DynamicConfidence(), FixedTime()):
         exits = policy.fit(recording).exit_steps(recording)

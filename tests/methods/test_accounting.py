@@ -24,27 +24,30 @@ def site_of(*behind: nn.Module, channels: int, size: int):
     return network.sites[0], network
 
 
-@pytest.mark.parametrize(("behind", "expected"), [
-    # 4x4 input, 3x3 kernel, padding 1: each row and column is seen by 2, 3, 3, 2 kernel positions -> 10 x 10 a channel.
-    (nn.Conv2d(2, 5, 3, padding=1), 2 * 100 * 5),
-    # no padding: 1, 2, 2, 1 -> 6 x 6
-    (nn.Conv2d(2, 5, 3), 2 * 36 * 5),
-    # stride 2, padding 1: outputs at 0 and 2 -> rows seen by 1, 2, 1, 1 -> 5 x 5
-    (nn.Conv2d(2, 5, 3, stride=2, padding=1), 2 * 25 * 5),
-    # two groups: each channel reaches 3 of 6 output channels
-    (nn.Conv2d(2, 6, 3, padding=1, groups=2), 2 * 100 * 3),
-    # dilation 2, padding 2: kernel at -2, 0, 2 -> 2, 2, 2, 2 -> 8 x 8
-    (nn.Conv2d(2, 5, 3, padding=2, dilation=2), 2 * 64 * 5),
-    (nn.Conv2d(2, 5, 3, padding="same"), 2 * 100 * 5),
-    (nn.Conv2d(2, 5, 3, padding=1, padding_mode="circular"), 2 * 9 * 16 * 5),
-    (nn.Conv2d(2, 5, 1, stride=2), 2 * 4 * 5),
-    (nn.AvgPool2d(2), 2 * 16),
-    (nn.AvgPool2d(3, stride=1), 2 * 36),
-    (nn.AdaptiveAvgPool2d(1), 2 * 16),
-    (nn.AdaptiveAvgPool2d(3), 2 * 36),
-    (nn.Sequential(nn.Flatten(), nn.Linear(32, 7)), 32 * 7),
-    (nn.Sequential(nn.Dropout(0.5), nn.Identity(), nn.Conv2d(2, 5, 3, padding=1)), 2 * 100 * 5),
-])
+@pytest.mark.parametrize(
+    ("behind", "expected"),
+    [
+        # 4x4 input, 3x3 kernel, padding 1: each row and column is seen by 2, 3, 3, 2 kernel positions -> 10 x 10 a channel.
+        (nn.Conv2d(2, 5, 3, padding=1), 2 * 100 * 5),
+        # no padding: 1, 2, 2, 1 -> 6 x 6
+        (nn.Conv2d(2, 5, 3), 2 * 36 * 5),
+        # stride 2, padding 1: outputs at 0 and 2 -> rows seen by 1, 2, 1, 1 -> 5 x 5
+        (nn.Conv2d(2, 5, 3, stride=2, padding=1), 2 * 25 * 5),
+        # two groups: each channel reaches 3 of 6 output channels
+        (nn.Conv2d(2, 6, 3, padding=1, groups=2), 2 * 100 * 3),
+        # dilation 2, padding 2: kernel at -2, 0, 2 -> 2, 2, 2, 2 -> 8 x 8
+        (nn.Conv2d(2, 5, 3, padding=2, dilation=2), 2 * 64 * 5),
+        (nn.Conv2d(2, 5, 3, padding="same"), 2 * 100 * 5),
+        (nn.Conv2d(2, 5, 3, padding=1, padding_mode="circular"), 2 * 9 * 16 * 5),
+        (nn.Conv2d(2, 5, 1, stride=2), 2 * 4 * 5),
+        (nn.AvgPool2d(2), 2 * 16),
+        (nn.AvgPool2d(3, stride=1), 2 * 36),
+        (nn.AdaptiveAvgPool2d(1), 2 * 16),
+        (nn.AdaptiveAvgPool2d(3), 2 * 36),
+        (nn.Sequential(nn.Flatten(), nn.Linear(32, 7)), 32 * 7),
+        (nn.Sequential(nn.Dropout(0.5), nn.Identity(), nn.Conv2d(2, 5, 3, padding=1)), 2 * 100 * 5),
+    ],
+)
 def test_synapses_behind_a_layer_by_hand(behind, expected):
     site, _ = site_of(behind, channels=2, size=4)
     assert site.synapses == expected
@@ -53,8 +56,9 @@ def test_synapses_behind_a_layer_by_hand(behind, expected):
 
 
 def test_a_corner_spike_costs_less_than_one_in_the_middle():
-    tally = QCFS().convert(nn.Sequential(nn.Conv2d(1, 2, 1), QCFSActivation(4), nn.Conv2d(2, 5, 3, padding=1)),
-                           torch.zeros(1, 1, 4, 4))
+    tally = QCFS().convert(
+        nn.Sequential(nn.Conv2d(1, 2, 1), QCFSActivation(4), nn.Conv2d(2, 5, 3, padding=1)), torch.zeros(1, 1, 4, 4)
+    )
     neuron = next(module for module in tally.modules() if isinstance(module, IFNeuron))
     spikes = torch.zeros(3, 2, 4, 4)
     spikes[0, 0, 0, 0] = 1  # corner: 4 outputs x 5 channels
@@ -66,13 +70,25 @@ def test_a_corner_spike_costs_less_than_one_in_the_middle():
 
 
 def test_macs_by_hand():
-    network = converted(nn.Conv2d(3, 4, 3, padding=1), QCFSActivation(4), nn.AvgPool2d(2), nn.Conv2d(4, 6, 3, padding=1),
-                        QCFSActivation(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 10), image=(3, 4, 4))
+    network = converted(
+        nn.Conv2d(3, 4, 3, padding=1),
+        QCFSActivation(4),
+        nn.AvgPool2d(2),
+        nn.Conv2d(4, 6, 3, padding=1),
+        QCFSActivation(4),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(6, 10),
+        image=(3, 4, 4),
+    )
     assert network.macs_once == 3 * 100 * 4  # the stem, padding not counted
     # On 2x2 averages every pixel reaches 4 outputs: 4 channels x 16 x 6; and the readout of averages.
     assert network.macs_per_timestep == 4 * 16 * 6 + 6 * 10
     assert [(layer.runs, layer.input) for layer in network.analog_layers] == [
-        ("once", "constant"), ("timestep", "graded"), ("timestep", "graded")]
+        ("once", "constant"),
+        ("timestep", "graded"),
+        ("timestep", "graded"),
+    ]
 
 
 def test_a_readout_of_spikes_does_no_macs():
@@ -123,8 +139,9 @@ def _reached(network, user, single: torch.Tensor) -> int:
         if isinstance(module, nn.Flatten):
             return sum(_reached(network, next_user, module(single)) for next_user in user.users)
         if isinstance(module, nn.Conv2d):
-            ones = nn.Conv2d(module.in_channels, module.out_channels, module.kernel_size, module.stride, module.padding,
-                             bias=False).double()
+            ones = nn.Conv2d(
+                module.in_channels, module.out_channels, module.kernel_size, module.stride, module.padding, bias=False
+            ).double()
             nn.init.ones_(ones.weight)
             return int((ones(single) != 0).sum())
         if isinstance(module, nn.Linear):
@@ -143,7 +160,9 @@ def test_all_synapses_and_macs_add_up_to_the_dense_network(name):
     network = QCFS().convert(QCFS().prepare(ann), torch.zeros(1, 3, 32, 32))
     dense = _padding_free_macs(ann, torch.zeros(1, 3, 32, 32))
     passive = sum(site.neurons for site in network.sites if _feeds_pool_or_add(network, site.name))
-    assert sum(site.synapses for site in network.sites) + network.macs_once + network.macs_per_timestep == dense + passive
+    assert (
+        sum(site.synapses for site in network.sites) + network.macs_once + network.macs_per_timestep == dense + passive
+    )
 
 
 def _feeds_pool_or_add(network, name: str) -> bool:
@@ -164,11 +183,18 @@ def _padding_free_macs(model: nn.Module, image: torch.Tensor) -> int:
         if isinstance(module, nn.Linear):
             total += module.in_features * module.out_features
         else:
-            inside = nn.functional.conv2d(torch.ones(1, 1, *inputs[0].shape[2:]), torch.ones(1, 1, *module.kernel_size), None,
-                                          module.stride, module.padding)
+            inside = nn.functional.conv2d(
+                torch.ones(1, 1, *inputs[0].shape[2:]),
+                torch.ones(1, 1, *module.kernel_size),
+                None,
+                module.stride,
+                module.padding,
+            )
             total += int(inside.sum()) * module.in_channels * module.out_channels
 
-    handles = [module.register_forward_hook(count) for module in model.modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
+    handles = [
+        module.register_forward_hook(count) for module in model.modules() if isinstance(module, (nn.Conv2d, nn.Linear))
+    ]
     model(image)
     for handle in handles:
         handle.remove()

@@ -6,6 +6,8 @@ Weights, images and thresholds are multiples of powers of two wherever "exact" i
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -32,7 +34,7 @@ class Perceptron(nn.Module):
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
         layers: list[nn.Module] = []
-        for before, after in zip(widths[:-1], widths[1:], strict=True):
+        for before, after in itertools.pairwise(widths):
             layer = nn.Linear(before, after).double()
             with torch.no_grad():
                 layer.weight.copy_(dyadic(generator, after, before, size=0.5))
@@ -61,7 +63,9 @@ def images(count: int = 50, seed: int = 3, width: int = 12) -> torch.Tensor:
 
 def reference(network: nn.Module, x: np.ndarray, timesteps: int, threshold: float):
     """Plain numpy simulation: per layer the spike counts, summed currents and last membranes; and the summed logits."""
-    linears = [(m.weight.detach().numpy(), m.bias.detach().numpy()) for m in network.modules() if isinstance(m, nn.Linear)]
+    linears = [
+        (m.weight.detach().numpy(), m.bias.detach().numpy()) for m in network.modules() if isinstance(m, nn.Linear)
+    ]
     hidden = linears[:-1]
     v = [np.full((len(x), w.shape[0]), threshold / 2) for w, _ in hidden]
     counts = [np.zeros_like(m) for m in v]
@@ -99,6 +103,7 @@ def simulate(network, x: torch.Tensor, timesteps: int):
             counts[index] = counts[index] + output
             charge[index] = charge[index] + inputs[0]
             trains[index].append(output.clone())
+
         return hook
 
     network.begin(x)
@@ -114,7 +119,8 @@ def simulate(network, x: torch.Tensor, timesteps: int):
 def test_equals_numpy_reference_exactly(seed, timesteps):
     network, x = quantised(seed), images()
     expected_counts, expected_charge, expected_v, expected_logits, expected_trains = reference(
-        network, x.numpy(), timesteps, 2.0)
+        network, x.numpy(), timesteps, 2.0
+    )
     logits, counts, charge, trains, layers = simulate(methods.get("qcfs")(levels=LEVELS).convert(network), x, timesteps)
     assert np.array_equal(logits.numpy(), expected_logits)
     for index, layer in enumerate(layers):
@@ -233,8 +239,23 @@ LAM = 2.0
 BIN = LAM / (2 * LEVELS)
 
 
-@pytest.mark.parametrize("z", [-BIN - 1 / 64, -BIN, -BIN / 2, 0.0, BIN / 2, LAM / 2, LAM - BIN / 2, LAM, LAM + BIN / 2,
-                               LAM + BIN - 1 / 64, LAM + BIN, 2 * LAM])
+@pytest.mark.parametrize(
+    "z",
+    [
+        -BIN - 1 / 64,
+        -BIN,
+        -BIN / 2,
+        0.0,
+        BIN / 2,
+        LAM / 2,
+        LAM - BIN / 2,
+        LAM,
+        LAM + BIN / 2,
+        LAM + BIN - 1 / 64,
+        LAM + BIN,
+        2 * LAM,
+    ],
+)
 def test_gradients_follow_the_declared_band(z):
     """The whole zero bin and the whole top bin pass the gradient, whatever torch's clamp does at its edges."""
     activation = QCFSActivation(LEVELS, LAM).double()

@@ -1,0 +1,51 @@
+"""The leaderboard as a value: what the package offers to others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmark.records import ResultRecord
+from leaderboard.chart import Chart, chart
+from leaderboard.page import page
+from leaderboard.publication import differences, publish
+from leaderboard.table import Table, tables
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """Tables of comparable records, and the record files that could not be read.
+
+    Build it with `from_records`; the same records in any order give an equal leaderboard and the same page.
+    """
+
+    tables: tuple[Table, ...]
+    problems: tuple[str, ...]
+
+    @classmethod
+    def from_records(cls, records: Iterable[ResultRecord], problems: Sequence[str] = ()) -> Leaderboard:
+        """Group records by dataset, protocol and model. `problems`: one line per unreadable record file."""
+        return cls(tables(records), tuple(sorted(set(problems))))
+
+    def render(self) -> str:
+        """The Markdown page. Depends on the records alone; figures are linked as `figures/<slug>.svg`."""
+        return page(self.tables, self.problems)
+
+    def write(self, output: Path) -> list[Path]:
+        """Write the page to `output` and its figures to `figures/` beside it; return the files written, the page first.
+
+        Figures that are current already are left alone; figures of tables that are gone are removed.
+        Raises OSError if the folder cannot be written.
+        """
+        return publish(self.render(), self._charts(), output)
+
+    def check(self, output: Path) -> list[str]:
+        """How the page at `output` and its figures differ from the records, in words; empty if they are current.
+
+        Figures are compared by the data they were drawn from, because their bytes depend on the version of matplotlib.
+        """
+        return differences(self.render(), self._charts(), output)
+
+    def _charts(self) -> dict[str, Chart]:
+        return {table.slug: chart(table) for table in self.tables if table.records}
