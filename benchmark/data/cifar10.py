@@ -120,12 +120,13 @@ def read_parquet(folder: Path, part: str, indices: np.ndarray | None) -> tuple[n
         # Streaming keeps no second copy of the files in a cache; only the images that are wanted are decoded. And
         # load_dataset would go online, even for local files, to count the download.
         table = Dataset.from_parquet(paths, streaming=True)
-        rows = list(table.cast_column("img", Image(decode=False)))
+        missing = {"img", "label"} - set(table.column_names)
+        # A cast would add the column that is missing.
+        rows = [] if missing else list(table.cast_column("img", Image(decode=False)))
     except Exception as error:  # whatever pyarrow or datasets raise on a damaged or foreign file
         raise DataError(f"{folder}/{part}-*.parquet cannot be read: {error}") from error
-    missing = {"img", "label"} - set(rows[0] if rows else ())
     if missing:
-        raise DataError(f"{folder}: columns {sorted(missing)} missing; found {sorted(rows[0]) if rows else 'none'}.")
+        raise DataError(f"{folder}: columns {sorted(missing)} missing; found {sorted(table.column_names)}.")
     _check_count(len(rows), part, folder)
     chosen = range(len(rows)) if indices is None else indices.tolist()
     pixels = np.stack([_decode(rows[row]["img"], f"{folder} {part}: image {row}") for row in chosen])
