@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -32,7 +33,7 @@ class Loader:
     def __call__(self, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         ranges = batch_ranges(first, len(self.images), self.batch_size)
         # A forked worker would inherit torch's threads and a job scheduler's signal handlers.
-        context = "forkserver" if self.workers else None
+        context = ("forkserver" if os.name == "posix" else "spawn") if self.workers else None
         loader = DataLoader(
             _Slices(self.images, ranges), batch_size=None, num_workers=self.workers, multiprocessing_context=context
         )

@@ -164,23 +164,27 @@ def _counted(value: Tensor | None) -> Tensor:
 def split_constant_part(graph: fx.GraphModule) -> tuple[fx.GraphModule, fx.GraphModule]:
     """What depends on the image alone, and the rest; the first returns the tuple that the second takes."""
     carried = signals(graph)
+    nodes = list(graph.graph.nodes)
     constant = {node for node, signal in carried.items() if signal is Signal.CONSTANT}
-    body_nodes = [node for node in graph.graph.nodes if node not in constant]
+    # What is made of parameters alone has no batch dimension to compact; each part computes it for itself.
+    parameters: set[fx.Node] = set()
+    for node in nodes:
+        if node in constant and node.op != "placeholder" and parameters.issuperset(node.all_input_nodes):
+            parameters.add(node)
     boundary = [
-        node for node in graph.graph.nodes if node in constant and any(user not in constant for user in node.users)
+        node for node in nodes if node in constant - parameters and any(user not in constant for user in node.users)
     ]
 
     copied: dict[fx.Node, fx.Node] = {}
     before = fx.Graph()
-    for node in graph.graph.nodes:
+    for node in nodes:
         if node in constant:
             copied[node] = before.node_copy(node, lambda source: copied[source])
     before.output(tuple(copied[node] for node in boundary))
 
     body = fx.Graph()
-    copied = {}
-    for node in boundary:
-        copied[node] = body.placeholder(node.name)
-    for node in body_nodes:
-        copied[node] = body.node_copy(node, lambda source: copied[source])
+    copied = {node: body.placeholder(node.name) for node in boundary}
+    for node in nodes:
+        if node not in constant or node in parameters:
+            copied[node] = body.node_copy(node, lambda source: copied[source])
     return fx.GraphModule(graph, before), fx.GraphModule(graph, body)

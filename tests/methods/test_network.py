@@ -75,6 +75,31 @@ def test_keep_in_several_rounds_equals_running_alone():
     assert len(left) == 2
 
 
+def test_a_bare_parameter_survives_compaction():
+    class Shifted(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.relu, self.b = nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)
+            self.shift = nn.Parameter(torch.linspace(-1, 1, 4))
+
+        def forward(self, x):
+            return self.b(self.relu(self.a(x) + self.shift)) + self.shift[:2]
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        quantised = QCFS(threshold=1.0).prepare(Shifted())
+    images = torch.linspace(-2, 2, 18).reshape(6, 3)
+    network = QCFS().convert(quantised)
+    mask = torch.tensor([True, False, False, True, False, True])
+    network.begin(images)
+    network.step()
+    network.keep(mask)
+    kept = network.step()
+    network.begin(images)
+    network.step()
+    assert torch.equal(kept, network.step()[mask])
+
+
 def test_state_belongs_to_the_instance():
     first, second = (QCFS().convert(quantised_network(QCFS(), "plain")) for _ in range(2))
     images = random_images(4)
