@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import traceback
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -12,7 +13,7 @@ from typing import Any, Protocol
 import torch
 
 from benchmark import evaluation, registry
-from benchmark.errors import BenchmarkError, Incompatible, UsageError
+from benchmark.errors import BenchmarkError, Incompatible, RecordError, UsageError
 from benchmark.loading import Loader
 from benchmark.measuring import measure
 from benchmark.numerics import choose_device, dtype_of, numerics, torch_flags
@@ -23,7 +24,7 @@ from benchmark.reporting import Console
 from benchmark.spec import Cell, ExecSpec, RunSpec
 from benchmark.store import ResultStore, sha256_of
 from dynconf.intervals import wilson
-from dynconf.recorder import RecordingReport, record
+from dynconf.recorder import RecordingReport, is_out_of_memory, record
 from dynconf.recording import HEADER, Recording, RecordingError
 from methods.errors import ConversionError
 from methods.network import SpikingNetwork
@@ -46,11 +47,11 @@ class _Work:
     prepared: Prepared
     execution: ExecSpec
     device: torch.device
+    folder: Path
     started: str = field(default_factory=now)
     code: dict[str, Any] = field(default_factory=git_state)
     phases: Phases = field(default_factory=Phases)
     report: RecordingReport = field(default_factory=RecordingReport)
-    artifacts: tuple[Artifact, ...] = ()
 
 
 def run(cell: Cell, store: ResultStore, execution: ExecSpec, reporter: Reporter) -> tuple[ResultRecord, bool]:
@@ -66,24 +67,20 @@ def run(cell: Cell, store: ResultStore, execution: ExecSpec, reporter: Reporter)
         registry.load_plugin(plugin)
     device = choose_device(execution.device)
     prepared = prepare(cell, store, reporter.say)
-    stored = store.get(prepared.spec)
-    if (
-        stored is not None
-        and stored.status == "ok"
-        and not execution.rerun
-        and not _wants_measurement(stored, execution)
-    ):
+    stored = _stored(store, prepared.spec, execution)
+    if stored is not None and not execution.rerun and not (execution.measure and stored.measured is None):
         return stored, True
+    folder = store.recording_folder(prepared.spec)
+    work = _Work(prepared, execution, device, folder.with_suffix(".rerun") if execution.rerun else folder)
     if execution.rerun:
-        _remove_recordings(store.recording_folder(prepared.spec))
-    work = _Work(prepared, execution, device)
+        shutil.rmtree(work.folder, ignore_errors=True)
     try:
         result = _run(work, store, reporter)
     except (UsageError, RecordingError):
         raise
     except BaseException as error:
         result = _failure(work, error)
-        if stored is None or stored.status != "ok":
+        if stored is None:
             store.save(result)
         if not isinstance(error, Exception):
             raise
@@ -92,13 +89,20 @@ def run(cell: Cell, store: ResultStore, execution: ExecSpec, reporter: Reporter)
     return result, False
 
 
+def _stored(store: ResultStore, spec: RunSpec, execution: ExecSpec) -> ResultRecord | None:
+    """The good record of this spec, if there is one. A damaged one is an error, unless it is to be replaced anyway."""
+    try:
+        record = store.get(spec)
+    except RecordError as error:
+        if execution.rerun:
+            return None
+        raise RecordError(str(error), "Replace it with: --rerun") from error
+    return record if record is not None and record.status == "ok" else None
+
+
 def run_in_folder(cell: Cell, results: Path, execution: ExecSpec) -> ResultRecord:
     """As `run`, for a job: results folder by path, progress as lines on stderr."""
     return run(cell, ResultStore(results), execution, Console())[0]
-
-
-def _wants_measurement(stored: ResultRecord, execution: ExecSpec) -> bool:
-    return execution.measure and stored.measured is None
 
 
 def _run(work: _Work, store: ResultStore, reporter: Reporter) -> ResultRecord:
@@ -122,7 +126,8 @@ def _run(work: _Work, store: ResultStore, reporter: Reporter) -> ResultRecord:
         reporter.say(str(network.report))
         with work.phases("ann"):
             ann = _ann_accuracy(quantised, loaders["test"])
-        recordings = {name: _record(work, store, reporter, network, loader, name) for name, loader in loaders.items()}
+        recordings = {name: _record(work, reporter, network, loader, name) for name, loader in loaders.items()}
+        artifacts = _keep_recordings(work, store)
         with work.phases("policies"):
             judged = [
                 evaluation.evaluate(policy, recordings["calibration"], recordings["test"], spec.seed)
@@ -146,7 +151,7 @@ def _run(work: _Work, store: ResultStore, reporter: Reporter) -> ResultRecord:
         oracle=evaluation.oracle(test),
         measured=measured,
         provenance=_provenance(work),
-        artifacts=work.artifacts,
+        artifacts=artifacts,
     )
 
 
@@ -157,31 +162,29 @@ def _ann_accuracy(model: torch.nn.Module, loader: Loader) -> Ann:
     return Ann(accuracy=Estimate(value=right / count, ci95=wilson(right, count), n=count))
 
 
-def _record(
-    work: _Work, store: ResultStore, reporter: Reporter, network: SpikingNetwork, loader: Loader, split: str
-) -> Recording:
+def _record(work: _Work, reporter: Reporter, network: SpikingNetwork, loader: Loader, split: str) -> Recording:
     spec = work.prepared.spec
-    folder = store.recording_folder(spec) / split
     with work.phases(f"record_{split}"), reporter.bar(f"recording {split}", len(loader.images)) as progress:
-        recording = record(
+        return record(
             network,
             loader,
             timesteps=spec.timesteps,
             split=split,
-            folder=folder,
+            folder=work.folder / split,
             identity=spec.recording_id,
             progress=progress,
             report=work.report,
         )
-    header = folder / HEADER
-    work.artifacts += (Artifact(path=str(header.relative_to(store.root)), sha256=sha256_of(header)),)
-    return recording
 
 
-def _remove_recordings(folder: Path) -> None:
-    """Headers first, so that no reader takes a half-removed recording for a whole one."""
-    for path in sorted(folder.glob("*/*"), key=lambda path: path.name != HEADER):
-        path.unlink(missing_ok=True)
+def _keep_recordings(work: _Work, store: ResultStore) -> tuple[Artifact, ...]:
+    """Put the recordings of a rerun, now that they are complete, in the place of the old ones; name what is there."""
+    folder = store.recording_folder(work.prepared.spec)
+    if work.folder != folder:
+        shutil.rmtree(folder, ignore_errors=True)
+        work.folder.rename(folder)
+    headers = sorted(folder.glob(f"*/{HEADER}"))
+    return tuple(Artifact(path=str(path.relative_to(store.root)), sha256=sha256_of(path)) for path in headers)
 
 
 def _provenance(work: _Work) -> Provenance:
@@ -208,7 +211,7 @@ def _failure(work: _Work, error: BaseException) -> ResultRecord:
         status = "interrupted"
     elif isinstance(error, Incompatible):
         status = "skipped"
-    elif isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+    elif is_out_of_memory(error):
         status = "oom"
     known = isinstance(error, (BenchmarkError, ConversionError))
     trace = "".join(traceback.format_exception(error)).replace(f"{Path(__file__).resolve().parent.parent}/", "")

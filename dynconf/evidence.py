@@ -76,6 +76,7 @@ class LogitEvidence(Evidence):
 
     @property
     def num_classes(self) -> int:  # type: ignore[override]
+        """K."""
         return self.logits.shape[-1]
 
     @property

@@ -88,6 +88,12 @@ class QCFS(ConversionMethod):
     levels: int = 4
     threshold: float = 8.0
 
+    def __post_init__(self) -> None:
+        if self.levels < 1:
+            raise ValueError(f"levels must be at least 1, got {self.levels}")
+        if not (self.threshold > 0 and math.isfinite(self.threshold)):
+            raise ValueError(f"threshold must be positive, got {self.threshold:g}")
+
     def activation(self) -> QCFSActivation:
         return QCFSActivation(self.levels, self.threshold)
 

@@ -41,29 +41,75 @@ BAD = "results/digits/cnn/qcfs/x.json: not JSON (Expecting value)"
 
 def policy(name="dynamic-confidence", *, accuracy=0.761, latency=9.125, wide=0.01, slow=0.25, **changes):
     fields = {
-        "name": name, "params": {"threshold": 0.612345678, "scale": 12.0}, "selection": "pareto",
+        "name": name,
+        "params": {"threshold": 0.612345678, "scale": 12.0},
+        "selection": "pareto",
         "accuracy": Estimate(value=accuracy, ci95=(accuracy - wide, accuracy + wide), n=1000),
         "latency": Latency(mean=latency, median=9, p95=15, share_at_cap=0.03, ci95=(latency - slow, latency + slow)),
-        "spikes_per_image": 12_345.0, "synops_per_image": 1_234_567.0, "macs_per_image": 4e5,
-        "energy": {"fp32": 9.9e9, "int8": 129_037.01}, "saving": Saving(latency=0.4297, spikes=0.4, synops=0.4),
+        "spikes_per_image": 12_345.0,
+        "synops_per_image": 1_234_567.0,
+        "macs_per_image": 4e5,
+        "energy": {"fp32": 9.9e9, "int8": 129_037.01},
+        "saving": Saving(latency=0.4297, spikes=0.4, synops=0.4),
         "equal_fixed": EqualFixed(timesteps=12, latency=12, accuracy=0.762, saving_latency=0.2396),
-        "losers": 4, "winners": 1, "mcnemar_p": 0.375, "drop_upper95": 0.0071, "exit_histogram": (400, 600),
+        "losers": 4,
+        "winners": 1,
+        "mcnemar_p": 0.375,
+        "drop_upper95": 0.0071,
+        "exit_histogram": (400, 600),
     }
     return PolicyResult(**{**fields, **changes})
 
 
-def record(method="qcfs", *, status="ok", reason=None, accuracy=0.764, prelude=0, timesteps=16, protocol=PROTOCOL,
-           policies=None, flags=(), measured=None, reported=None, started="2026-01-01", source="zoo:cnn", **spec):
-    spec = RunSpec(**{
-        "method": method, "dataset": "digits", "dataset_fingerprint": "d" * 64, "model": "cnn", "timesteps": timesteps,
-        "weights": Weights(source=source, sha256="a" * 64), "policies": (PolicySpec(name="dynamic-confidence"),),
-        **spec,
-    })
+def record(
+    method="qcfs",
+    *,
+    status="ok",
+    reason=None,
+    accuracy=0.764,
+    prelude=0,
+    timesteps=16,
+    protocol=PROTOCOL,
+    policies=None,
+    flags=(),
+    measured=None,
+    reported=None,
+    started="2026-01-01",
+    source="zoo:cnn",
+    **spec,
+):
+    spec = RunSpec(
+        **{
+            "method": method,
+            "dataset": "digits",
+            "dataset_fingerprint": "d" * 64,
+            "model": "cnn",
+            "timesteps": timesteps,
+            "weights": Weights(source=source, sha256="a" * 64),
+            "policies": (PolicySpec(name="dynamic-confidence"),),
+            **spec,
+        }
+    )
     common = {
-        "id": spec.id, "status": status, "spec": spec, "protocol": protocol, "flags": flags,
+        "id": spec.id,
+        "status": status,
+        "spec": spec,
+        "protocol": protocol,
+        "flags": flags,
         "provenance": Provenance(
-            git_sha=None, dirty=None, diff_sha256=None, submit_sha=None, versions={"torch": "9.9.9"}, device="cpu",
-            torch_flags={}, seeds={}, dataset_fingerprint="d" * 64, slurm={}, started=started, phases={}, batch_size=64,
+            git_sha=None,
+            dirty=None,
+            diff_sha256=None,
+            submit_sha=None,
+            versions={"torch": "9.9.9"},
+            device="cpu",
+            torch_flags={},
+            seeds={},
+            dataset_fingerprint="d" * 64,
+            slurm={},
+            started=started,
+            phases={},
+            batch_size=64,
         ),
     }
     if status != "ok":
@@ -73,20 +119,29 @@ def record(method="qcfs", *, status="ok", reason=None, accuracy=0.764, prelude=0
         **common,
         ann=Ann(accuracy=Estimate(value=0.75, ci95=(0.72, 0.78), n=1000)),
         curve=Curve(
-            timestep=steps, accuracy=tuple(accuracy * (1 - math.exp(-step)) for step in steps),
-            spikes_per_image=steps, synops_per_image=steps,
+            timestep=steps,
+            accuracy=tuple(accuracy * (1 - math.exp(-step)) for step in steps),
+            spikes_per_image=steps,
+            synops_per_image=steps,
         ),
         static=Static(
             accuracy=Estimate(value=accuracy, ci95=(accuracy - 0.01, accuracy + 0.01), n=1000),
-            latency=prelude + timesteps, prelude=prelude, spikes_per_image=999_960, synops_per_image=2.5e9,
-            macs_per_image=4e5, energy={"fp32": 1.0, "int8": 75_092_000.0},
+            latency=prelude + timesteps,
+            prelude=prelude,
+            spikes_per_image=999_960,
+            synops_per_image=2.5e9,
+            macs_per_image=4e5,
+            energy={"fp32": 1.0, "int8": 75_092_000.0},
         ),
         policies=(policy(),) if policies is None else policies,
-        oracle=Oracle(**{
-            name: OraclePoint(accuracy=accuracy, latency=prelude + 4.5)
-            for name in ("any_time_correct", "stable_correct", "consistency")
-        }),
-        measured=measured, reported=reported,
+        oracle=Oracle(
+            **{
+                name: OraclePoint(accuracy=accuracy, latency=prelude + 4.5)
+                for name in ("any_time_correct", "stable_correct", "consistency")
+            }
+        ),
+        measured=measured,
+        reported=reported,
     )
 
 
@@ -141,18 +196,40 @@ def various():
 # Numbers
 
 
-@pytest.mark.parametrize(("share", "digits", "written"), [
-    (0.761, 2, "76.10"), (0.75, 2, "75.00"), (1.0, 2, "100.00"), (0.0, 2, "0.00"), (0.89625, 2, "89.63"),
-    (0.57125, 2, "57.13"), (-0.00001, 2, "0.00"), (-0.0012, 2, "-0.12"), (0.4297, 1, "43.0"), (1e-9, 2, "0.00"),
-])
+@pytest.mark.parametrize(
+    ("share", "digits", "written"),
+    [
+        (0.761, 2, "76.10"),
+        (0.75, 2, "75.00"),
+        (1.0, 2, "100.00"),
+        (0.0, 2, "0.00"),
+        (0.89625, 2, "89.63"),
+        (0.57125, 2, "57.13"),
+        (-0.00001, 2, "0.00"),
+        (-0.0012, 2, "-0.12"),
+        (0.4297, 1, "43.0"),
+        (1e-9, 2, "0.00"),
+    ],
+)
 def test_percent(share, digits, written):
     assert numerals.percent(share, digits) == written
 
 
-@pytest.mark.parametrize(("value", "written"), [
-    (0, "0"), (0.1234, "0.123"), (9.996, "10.0"), (812, "812"), (999.6, "1.00 k"), (12_345, "12.3 k"),
-    (999_960, "1.00 M"), (1_234_567, "1.23 M"), (2.5e9, "2.50 G"), (7e16, "70000 T"),
-])
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        (0, "0"),
+        (0.1234, "0.123"),
+        (9.996, "10.0"),
+        (812, "812"),
+        (999.6, "1.00 k"),
+        (12_345, "12.3 k"),
+        (999_960, "1.00 M"),
+        (1_234_567, "1.23 M"),
+        (2.5e9, "2.50 G"),
+        (7e16, "70000 T"),
+    ],
+)
 def test_count(value, written):
     assert numerals.count(value) == written
 
@@ -168,17 +245,36 @@ def test_a_record_gives_a_fixed_row_and_a_row_per_policy():
     one = record(policies=(policy(), policy("margin", latency=10)))
     fixed, first, second = rows_of(page_of(one))
     assert fixed == {
-        "rank": "—", "method": "qcfs", "stopping rule": "fixed T=16", "ANN accuracy %": "75.00",
-        "accuracy % [95%]": r"76.40 \[75.40, 77.40\]", "latency [95%]": "16", "saved vs T_max": "—",
-        "saved vs equal fixed T": "—", "losers / winners": "—", "drop, upper 95%": "—", "spikes / image": "1.00 M",
-        "SynOps / image": "2.50 G", "energy (INT8)": "75.1 µJ", "record": f"`{one.id}`",
+        "rank": "—",
+        "method": "qcfs",
+        "stopping rule": "fixed T=16",
+        "ANN accuracy %": "75.00",
+        "accuracy % [95%]": r"76.40 \[75.40, 77.40\]",
+        "latency [95%]": "16",
+        "saved vs T_max": "—",
+        "saved vs equal fixed T": "—",
+        "losers / winners": "—",
+        "drop, upper 95%": "—",
+        "spikes / image": "1.00 M",
+        "SynOps / image": "2.50 G",
+        "energy (INT8)": "75.1 µJ",
+        "record": f"`{one.id}`",
     }
     assert first == {
-        "rank": "1", "method": "qcfs", "stopping rule": "dynamic-confidence (scale 12, threshold 0.6123, pareto)",
-        "ANN accuracy %": "75.00", "accuracy % [95%]": r"76.10 \[75.10, 77.10\]",
-        "latency [95%]": r"9.13 \[8.88, 9.38\]", "saved vs T_max": "43.0%", "saved vs equal fixed T": "24.0% (T=12)",
-        "losers / winners": "4 / 1", "drop, upper 95%": "0.71", "spikes / image": "12.3 k", "SynOps / image": "1.23 M",
-        "energy (INT8)": "129 nJ", "record": f"`{one.id}`",
+        "rank": "1",
+        "method": "qcfs",
+        "stopping rule": "dynamic-confidence (scale 12, threshold 0.6123, pareto)",
+        "ANN accuracy %": "75.00",
+        "accuracy % [95%]": r"76.10 \[75.10, 77.10\]",
+        "latency [95%]": r"9.13 \[8.88, 9.38\]",
+        "saved vs T_max": "43.0%",
+        "saved vs equal fixed T": "24.0% (T=12)",
+        "losers / winners": "4 / 1",
+        "drop, upper 95%": "0.71",
+        "spikes / image": "12.3 k",
+        "SynOps / image": "1.23 M",
+        "energy (INT8)": "129 nJ",
+        "record": f"`{one.id}`",
     }
     assert second["stopping rule"].startswith("margin")
 
@@ -204,9 +300,17 @@ def test_only_scalar_parameters_are_shown():
     assert rows_of(page_of(record(policies=(rule,))))[1]["stopping rule"] == "patience (steps 3, strict True, pareto)"
 
 
-@pytest.mark.parametrize(("threshold", "shown"), [
-    (1.0, "1"), (0.99999, "1-1e-05"), (0.9999, "0.9999"), (0.25, "0.25"), (123.456, "123.5"), (1.00001, "1"),
-])
+@pytest.mark.parametrize(
+    ("threshold", "shown"),
+    [
+        (1.0, "1"),
+        (0.99999, "1-1e-05"),
+        (0.9999, "0.9999"),
+        (0.25, "0.25"),
+        (123.456, "123.5"),
+        (1.00001, "1"),
+    ],
+)
 def test_a_threshold_just_below_one_is_not_one(threshold, shown):
     rule = policy(params={"threshold": threshold, "tolerance": None})
     _, dynamic = rows_of(page_of(record(policies=(rule,))))
@@ -223,8 +327,15 @@ def test_reported_claims_stand_beside_the_measured_numbers():
 
 def test_flags_guarantee_and_measurement_become_footnotes():
     timed = Measured(
-        static_seconds=2, dynamic_seconds=1, speedup=1.666, ideal_speedup=2.1, device="cpu", batch_size=1, images=100,
-        policy="margin", differing_images=3,
+        static_seconds=2,
+        dynamic_seconds=1,
+        speedup=1.666,
+        ideal_speedup=2.1,
+        device="cpu",
+        batch_size=1,
+        images=100,
+        policy="margin",
+        differing_images=3,
     )
     rule = policy(guarantee=Guarantee(epsilon=0.005, delta=0.05, risk="drop"))
     first = record("qcfs", flags=("odd",), measured=timed, policies=(rule,))
@@ -243,7 +354,11 @@ def test_rows_are_ordered_by_fixed_time_accuracy_then_latency():
     quick, slow = policy("b", latency=5), policy("a", latency=9)
     page = page_of(record("low", accuracy=0.5), record("high", accuracy=0.9, policies=(slow, quick)))
     assert [(row["method"], row["stopping rule"].split()[0]) for row in rows_of(page)] == [
-        ("high", "fixed"), ("high", "b"), ("high", "a"), ("low", "fixed"), ("low", "dynamic-confidence"),
+        ("high", "fixed"),
+        ("high", "b"),
+        ("high", "a"),
+        ("low", "fixed"),
+        ("low", "dynamic-confidence"),
     ]
 
 
@@ -252,7 +367,8 @@ def test_rows_are_ordered_by_fixed_time_accuracy_then_latency():
 
 def test_equal_methods_show_the_options_that_differ():
     page = page_of(
-        record(method_options={"levels": 4, "same": 1}), record(method_options={"levels": 8, "same": 1}),
+        record(method_options={"levels": 4, "same": 1}),
+        record(method_options={"levels": 8, "same": 1}),
         record("srp", accuracy=0.1, method_options={"tau": 4}),
     )
     assert {row["method"] for row in rows_of(page)} == {"qcfs (levels=4)", "qcfs (levels=8)", "srp"}
@@ -367,7 +483,8 @@ def test_an_empty_leaderboard_says_so():
 def test_no_name_breaks_the_page(name):
     page = page_of(
         record(name, model=name, protocol=f"{name} protocol", policies=(policy(name, selection=name),), flags=(name,)),
-        record(name, model=name, protocol=f"{name} protocol", status="failed", reason=name), problems=[name],
+        record(name, model=name, protocol=f"{name} protocol", status="failed", reason=name),
+        problems=[name],
     )
     rows = rows_of(page)
     assert len(rows) == 2
@@ -435,34 +552,45 @@ def test_an_absent_page_is_missing(tmp_path):
     assert found[1].endswith(".svg: missing")
 
 
-@pytest.mark.parametrize(("path", "value"), [
-    (("ann", "accuracy", "value"), 0.7500001),
-    (("curve", "accuracy", 3), 0.7123),
-    (("curve", "spikes_per_image", 3), 3.5),
-    (("static", "accuracy", "value"), 0.7640001),
-    (("static", "synops_per_image"), 2.5000001e9),
-    (("policies", 0, "accuracy", "ci95", 0), 0.7510001),
-    (("policies", 0, "latency", "mean"), 9.1250001),
-    (("policies", 0, "latency", "ci95", 1), 9.3750001),
-    (("policies", 0, "energy", "fp32"), 9.8e9),
-    (("policies", 0, "params", "threshold"), 0.612345679),
-    (("policies", 0, "exit_histogram"), [401, 599]),
-    (("policies", 0, "losers"), 5),
-    (("policies", 0, "mcnemar_p"), 0.3750001),
-    (("oracle", "consistency", "latency"), 4.5000001),
-    (("flags",), ["new"]),
-])
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("ann", "accuracy", "value"), 0.7500001),
+        (("curve", "accuracy", 3), 0.7123),
+        (("curve", "spikes_per_image", 3), 3.5),
+        (("static", "accuracy", "value"), 0.7640001),
+        (("static", "synops_per_image"), 2.5000001e9),
+        (("policies", 0, "accuracy", "ci95", 0), 0.7510001),
+        (("policies", 0, "latency", "mean"), 9.1250001),
+        (("policies", 0, "latency", "ci95", 1), 9.3750001),
+        (("policies", 0, "energy", "fp32"), 9.8e9),
+        (("policies", 0, "params", "threshold"), 0.612345679),
+        (("policies", 0, "exit_histogram"), [401, 599]),
+        (("policies", 0, "losers"), 5),
+        (("policies", 0, "mcnemar_p"), 0.3750001),
+        (("oracle", "consistency", "latency"), 4.5000001),
+        (("flags",), ["new"]),
+    ],
+)
 def test_any_changed_number_is_noticed(tmp_path, path, value):
     output, _ = written(tmp_path, record())
     found = Leaderboard.from_records([edited(record(), path, value)]).check(output)
     assert any("text differs" in line and "\n+" in line and "\n-" in line for line in found)
 
 
-@pytest.mark.parametrize("path", [
-    ("ann", "accuracy", "value"), ("curve", "accuracy", 3), ("policies", 0, "accuracy", "value"),
-    ("policies", 0, "accuracy", "ci95", 1), ("policies", 0, "latency", "mean"), ("policies", 0, "latency", "ci95", 0),
-    ("oracle", "consistency", "latency"), ("static", "prelude"),
-])
+@pytest.mark.parametrize(
+    "path",
+    [
+        ("ann", "accuracy", "value"),
+        ("curve", "accuracy", 3),
+        ("policies", 0, "accuracy", "value"),
+        ("policies", 0, "accuracy", "ci95", 1),
+        ("policies", 0, "latency", "mean"),
+        ("policies", 0, "latency", "ci95", 0),
+        ("oracle", "consistency", "latency"),
+        ("static", "prelude"),
+    ],
+)
 def test_a_figure_of_other_numbers_is_noticed_and_redrawn(tmp_path, path):
     output, paths = written(tmp_path, record())
     board = Leaderboard.from_records([edited(record(), path, 1)])
@@ -570,17 +698,26 @@ def test_a_figure_is_valid_white_searchable_and_undated(tmp_path):
 def test_any_name_can_be_drawn(tmp_path, name):
     svg = svg_of(tmp_path, record(name, model=name, policies=(policy(name),)))
     shown = xml.dom.minidom.parseString(svg).getElementsByTagName("text")
-    letters = "".join(node.firstChild.data for text in shown for node in (text, *text.getElementsByTagName("tspan"))
-                      if node.firstChild and node.firstChild.nodeType == node.TEXT_NODE)
+    letters = "".join(
+        node.firstChild.data
+        for text in shown
+        for node in (text, *text.getElementsByTagName("tspan"))
+        if node.firstChild and node.firstChild.nodeType == node.TEXT_NODE
+    )
     assert letters.replace("\n", "").count(name[:30]) >= 3  # title, curve, policy
 
 
-@pytest.mark.parametrize("odd", [
-    {"timesteps": 1}, {"timesteps": 5, "prelude": 4}, {"policies": ()},
-    {"policies": (policy(latency=9, slow=-0.5),)},
-    {"policies": (policy(params={}, latency=1, slow=2),)},
-    {"policies": tuple(policy(f"rule {number}") for number in range(15))},
-])
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"timesteps": 1},
+        {"timesteps": 5, "prelude": 4},
+        {"policies": ()},
+        {"policies": (policy(latency=9, slow=-0.5),)},
+        {"policies": (policy(params={}, latency=1, slow=2),)},
+        {"policies": tuple(policy(f"rule {number}") for number in range(15))},
+    ],
+)
 def test_odd_but_valid_records_are_drawn(tmp_path, odd):
     xml.dom.minidom.parseString(svg_of(tmp_path, record(**odd)))
 
