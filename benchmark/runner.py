@@ -50,6 +50,7 @@ class _Work:
     folder: Path
     started: str = field(default_factory=now)
     code: dict[str, Any] = field(default_factory=git_state)
+    flags: dict[str, bool | int | float | str] = field(default_factory=dict)
     phases: Phases = field(default_factory=Phases)
     report: RecordingReport = field(default_factory=RecordingReport)
 
@@ -119,6 +120,7 @@ def _run(work: _Work, store: ResultStore, reporter: Reporter) -> ResultRecord:
         for name, images in (("calibration", prepared.calibration), ("test", prepared.test))
     }
     with numerics(spec.precision, device):
+        work.flags = torch_flags()
         with work.phases("convert"):
             quantised = build_network(prepared).to(device, dtype_of(spec.precision))
             images, _ = next(iter(loaders["calibration"](0)))
@@ -194,7 +196,7 @@ def _provenance(work: _Work) -> Provenance:
         submit_sha=work.execution.submit_sha,
         versions=versions(),
         device=device_name(work.device),
-        torch_flags=torch_flags(),
+        torch_flags=work.flags,
         seeds={"run": spec.seed},
         dataset_fingerprint=spec.dataset_fingerprint,
         slurm=slurm_environment(),

@@ -1,4 +1,4 @@
-"""The rules of the house (design section 3), read from the source."""
+"""The rules of the layout, read from the source: who may import whom, no drawers, nothing undocumented."""
 
 from __future__ import annotations
 

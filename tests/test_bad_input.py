@@ -1,4 +1,4 @@
-"""Every row of the table of bad input (design section 7): the answer names what is wrong, nothing half-done stays."""
+"""Bad input: the answer names what is wrong, nothing half-done stays."""
 
 from __future__ import annotations
 

@@ -62,3 +62,19 @@ def test_the_commands_of_the_readme_exist():
     ).stdout
     for command in set(re.findall(r"python -m benchmark ([a-z]+)", text)):
         assert re.search(rf"^  {command} ", listed, re.MULTILINE), command
+
+
+def test_the_numbers_of_the_readme_are_those_of_the_leaderboard():
+    """Each row of the README's table that names a record shows figures that stand in the same row of the page."""
+    page = (ROOT / "leaderboard" / "README.md").read_text().splitlines()
+    checked = 0
+    for row in (ROOT / "README.md").read_text().splitlines():
+        found = re.search(r"\| `([0-9a-f]{12})` \|", row)
+        if not found:
+            continue
+        figures = re.findall(r"\d+\.\d\d?%?", row)
+        assert len(figures) >= 4
+        matching = [line for line in page if found[1] in line and all(figure in line for figure in figures)]
+        assert matching, f"{row}\nis not what leaderboard/README.md says"
+        checked += 1
+    assert checked >= 2

@@ -151,4 +151,10 @@ def test_early_exit_on_the_clock_answers_like_the_replay(results):
     assert measured["differing_images"] == 0
     assert measured["images"] == 200 and measured["batch_size"] == 50
     assert measured["speedup"] == pytest.approx(measured["static_seconds"] / measured["dynamic_seconds"])
+    flags = record["provenance"]["torch_flags"]  # those in force while it ran: TF32 is off in fp32
+    assert (flags["cudnn.allow_tf32"], flags["cuda.matmul.allow_tf32"], flags["cudnn.deterministic"]) == (
+        False,
+        False,
+        True,
+    )
     assert measured["ideal_speedup"] == pytest.approx(TIMESTEPS / record["policies"][0]["latency"]["mean"])

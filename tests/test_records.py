@@ -66,7 +66,7 @@ def test_the_document_of_these_tests_has_every_field(make_record):
 
 
 def test_the_contract_names(make_record):
-    """Field names of design section 4.3, which others read."""
+    """Field names that others read; they are fixed."""
     document = json.loads(make_record().to_json())
     promised = {
         (): "schema id status reason spec protocol ann curve static policies oracle measured reported provenance "

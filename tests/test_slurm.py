@@ -5,14 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import submitit
 
-from benchmark.spec import Cell, PolicySpec
+from benchmark.spec import Cell, ExecSpec, PolicySpec
 from benchmark.store import ResultStore
-
-submitit = pytest.importorskip("submitit")
-
-from benchmark.spec import ExecSpec  # noqa: E402
-from slurm.jobs import RunCell, submit  # noqa: E402
+from slurm.jobs import RunCell, submit
 
 
 def cell(**changes: object) -> Cell:

@@ -86,13 +86,13 @@ def test_wilson_at_the_published_accuracy():
     [(6, 0, True), (5, 0, False), (9, 1, True), (8, 2, False), (15, 5, True), (14, 6, False), (0, 0, False)],
 )
 def test_mcnemar_needs_what_the_notes_say(losers, winners, significant):
-    """Notes 4.4: |b - c| of 6 in 6, 8 in 10, 10 in 20."""
+    """|b - c| of 6 in 6, 8 in 10, 10 in 20 discordant images."""
     assert (mcnemar(losers, winners) <= 0.05) is significant
 
 
 def test_drop_bound_solves_the_score_equation_and_never_collapses():
     assert drop_upper_bound(0, 0, 10_000) == pytest.approx(1.6449**2 / (10_000 + 1.6449**2), rel=1e-3)
-    # with many discordant images it approaches the normal bound: 0.13 points at b = c = 30, 0.23 at 100 (notes 4.4: 0.13/0.23)
+    # with many discordant images it approaches the normal bound: 0.13 points at b = c = 30, 0.23 at 100
     assert 100 * drop_upper_bound(30, 30, 10_000) == pytest.approx(0.128, abs=0.003)
     assert 100 * drop_upper_bound(100, 100, 10_000) == pytest.approx(0.233, abs=0.003)
     assert drop_upper_bound(10, 0, 1000) > 0.01
