@@ -15,6 +15,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
 
+# The networks here are tiny, and some tests run several processes at once: more threads only get in each other's way.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Folders like tests/methods must not be taken for the packages of the same name.
 sys.path.insert(0, str(ROOT))
 
