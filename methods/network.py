@@ -12,6 +12,10 @@ from methods.accounting import Accounting, AnalogLayer, Signal, Site, signals
 from methods.neurons import SpikingNeuron
 from methods.tally import SpikeTally
 
+# Convolutions of a single float32 image take another code path on CPUs and round differently, so that spikes flip. A lone
+# image is therefore computed in duplicate there: its answer must not depend on its company.
+SMALLEST_BATCH = 2
+
 
 @dataclass(frozen=True)
 class ConversionReport:
@@ -57,6 +61,8 @@ class SpikingNetwork(nn.Module):
         self._before, self._body = split_constant_part(graph)
         self._neurons = [module for module in self._body.modules() if isinstance(module, SpikingNeuron)]
         self._currents: tuple[Tensor, ...] | None = None
+        self._count = 0
+        self._duplicates = False
         self._accounting: Accounting | None = None
         self._image_shape: tuple[int, ...] | None = None
         self._spikes: Tensor | None = None
@@ -78,7 +84,9 @@ class SpikingNetwork(nn.Module):
         self.account(images[:1])
         for neuron in self._neurons:
             neuron.reset()
-        self._currents = self._before(images)
+        self._duplicates = images.device.type == "cpu" and images.dtype != torch.float64
+        self._count = len(images)
+        self._currents = self._before(images[self._rows(torch.arange(len(images), device=images.device))])
         self._spikes = torch.zeros(len(images), dtype=torch.float64, device=images.device)
         self._synops = self._spikes.clone()
         if self._prelude is not None:
@@ -91,19 +99,27 @@ class SpikingNetwork(nn.Module):
             raise RuntimeError("call begin(images) before step()")
         logits: Tensor = self._body(*self._currents)
         counts = [neuron.counts for neuron in self._neurons if neuron.counts is not None]
-        self._spikes = torch.stack([spikes for spikes, _ in counts]).sum(0)
-        self._synops = torch.stack([synops for _, synops in counts]).sum(0)
-        return logits
+        self._spikes = torch.stack([spikes for spikes, _ in counts]).sum(0)[: self._count]
+        self._synops = torch.stack([synops for _, synops in counts]).sum(0)[: self._count]
+        return logits[: self._count]
 
     @torch.no_grad()
     def keep(self, mask: Tensor) -> None:
         """Go on with the images where `mask` [B] (bool) is True, as if the others had never been there."""
         if self._currents is None or self._spikes is None or self._synops is None:
             raise RuntimeError("call begin(images) before keep(mask)")
-        self._currents = tuple(current[mask] for current in self._currents)
-        self._spikes, self._synops = self._spikes[mask], self._synops[mask]
+        kept = torch.nonzero(mask)[:, 0]
+        rows = self._rows(kept)
+        self._count = len(kept)
+        self._currents = tuple(current[rows] for current in self._currents)
+        self._spikes, self._synops = self._spikes[kept], self._synops[kept]
         for neuron in self._neurons:
-            neuron.keep(mask)
+            neuron.keep(rows)
+
+    def _rows(self, kept: Tensor) -> Tensor:
+        """The rows to compute for the images at `kept`: those, or a lone one several times."""
+        alone = self._duplicates and 0 < len(kept) < SMALLEST_BATCH
+        return kept[:1].expand(SMALLEST_BATCH) if alone else kept
 
     @torch.no_grad()
     def account(self, image: Tensor) -> None:

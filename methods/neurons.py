@@ -50,12 +50,12 @@ class SpikingNeuron(nn.Module, ABC):
             setattr(self, name, None)
         self.counts = None
 
-    def keep(self, mask: Tensor) -> None:
-        """Drop the state of the images where `mask` [B] (bool) is False."""
+    def keep(self, rows: Tensor) -> None:
+        """Go on with the images at `rows` (int64 indices, or bool [B])."""
         for name in self.state_names:
             state = getattr(self, name)
             if state is not None:
-                setattr(self, name, state[mask])
+                setattr(self, name, state[rows])
 
 
 class IFNeuron(SpikingNeuron):

@@ -8,9 +8,12 @@ import torch.nn.functional as F
 from torch import nn
 
 import methods
+from benchmark import registry
 from benchmark.conformance import check_method, quantised_network, random_images, simulate, tiny_network
+from benchmark.training import initialise_thresholds
 from methods.errors import ConversionError
 from methods.network import SpikingNetwork
+from methods.neurons import IFNeuron
 from methods.qcfs import QCFS, QCFSActivation
 from methods.rewrite import fold_batch_norms
 from methods.tracing import trace
@@ -232,3 +235,38 @@ def test_preparing_leaves_the_source_network_alone():
     assert torch.equal(ann(images), expected)
     assert all(torch.equal(value, before[name]) for name, value in ann.state_dict().items())
     assert any(isinstance(module, nn.ReLU) for module in ann.modules())
+
+
+def test_a_lone_image_is_rounded_like_in_company():
+    """In float32 on a CPU a single image would take another path through the convolutions, and spikes would flip."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        quantised = QCFS(threshold=1.0).prepare(registry.load("models", "resnet20")(3, 10)).eval()
+    images = torch.randn(12, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    initialise_thresholds(quantised, images)
+    network = QCFS().convert(quantised)
+    neurons = [module for module in network.modules() if isinstance(module, IFNeuron)]
+    together, spikes, synops = simulate(network, images, 12)
+    membranes = [neuron.membrane.clone() for neuron in neurons]
+    for index in range(12):
+        logits, own_spikes, own_synops = simulate(network, images[index : index + 1], 12)
+        assert logits.shape == (12, 1, 10)
+        assert torch.equal(own_spikes[:, 0], spikes[:, index])
+        assert torch.equal(own_synops[:, 0], synops[:, index])
+        for neuron, membrane in zip(neurons, membranes, strict=True):
+            assert torch.equal(neuron.membrane[0], membrane[index])  # to the last bit
+        assert torch.allclose(logits[:, 0], together[:, index], rtol=1e-4, atol=1e-5)  # the readout is no convolution
+    # The same for the last image that is left of a batch.
+    network.begin(images)
+    network.step()
+    network.keep(torch.arange(12) == 7)
+    left = [(network.step(), network.spikes) for _ in range(11)]
+    assert all(logits.shape == (1, 10) for logits, _ in left)
+    assert torch.equal(torch.stack([count for _, count in left])[:, 0], spikes[1:, 7])
+    assert all(
+        torch.equal(neuron.membrane[0], membrane[7]) for neuron, membrane in zip(neurons, membranes, strict=True)
+    )
+    network.keep(torch.tensor([True]))
+    assert network.step().shape == (1, 10)
+    network.keep(torch.tensor([False]))
+    assert network.spikes.shape == (0,)
