@@ -1,21 +1,22 @@
-"""Intervals and tests for counts of images."""
+"""Intervals and tests for counts of images. scipy.stats takes most of a second to import, so it waits until it is used."""
 
 from __future__ import annotations
 
 import math
 
-from scipy.optimize import brentq
-from scipy.stats import binomtest, norm
-
 
 def wilson(successes: int, images: int, confidence: float = 0.95) -> tuple[float, float]:
     """Wilson score interval of a proportion."""
+    from scipy.stats import binomtest
+
     interval = binomtest(successes, images).proportion_ci(confidence, method="wilson")
     return float(interval.low), float(interval.high)
 
 
 def mcnemar(losers: int, winners: int) -> float:
     """Two-sided p-value of the exact McNemar test: are images lost and won equally often? 1 without discordant images."""
+    from scipy.stats import binomtest
+
     discordant = losers + winners
     return float(binomtest(losers, discordant, 0.5).pvalue) if discordant else 1.0
 
@@ -26,7 +27,10 @@ def drop_upper_bound(losers: int, winners: int, images: int, confidence: float =
     Tango's score interval (Statistics in Medicine 17, 1998, 891-908). Unlike the normal interval it does not collapse to
     zero where no image changed its answer.
     """
-    z = float(norm.ppf(confidence))
+    from scipy.optimize import brentq
+    from scipy.special import ndtri
+
+    z = float(ndtri(confidence))
 
     def excess(drop: float) -> float:
         b = 2 * images
