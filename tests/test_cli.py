@@ -384,8 +384,8 @@ DRIFTS = """
         return super().fire(current)
 """
 FORGETS_TO_KEEP = """
-    def keep(self, mask):
-        self.membrane = self.membrane[:int(mask.sum())]
+    def keep(self, rows):
+        self.membrane = self.membrane[:len(rows)]
 """
 
 

@@ -65,7 +65,7 @@ def test_the_commands_of_the_readme_exist():
 
 
 def test_the_numbers_of_the_readme_are_those_of_the_leaderboard():
-    """Each row of the README's table that names a record shows figures that stand in the same row of the page."""
+    """Each figure in a row of the README's table stands in a row of the same record on the page, the rule's own in one."""
     page = (ROOT / "leaderboard" / "README.md").read_text().splitlines()
     checked = 0
     for row in (ROOT / "README.md").read_text().splitlines():
@@ -73,8 +73,9 @@ def test_the_numbers_of_the_readme_are_those_of_the_leaderboard():
         if not found:
             continue
         figures = re.findall(r"\d+\.\d\d?%?", row)
-        assert len(figures) >= 4
-        matching = [line for line in page if found[1] in line and all(figure in line for figure in figures)]
-        assert matching, f"{row}\nis not what leaderboard/README.md says"
+        ann, fixed, *own = figures
+        lines = [line for line in page if found[1] in line]
+        assert any(all(figure in line for figure in (ann, *own)) for line in lines), f"{row}\nis not on the page"
+        assert any("fixed T=" in line and fixed in line for line in lines), f"{row}\nis not on the page"
         checked += 1
     assert checked >= 2
