@@ -532,7 +532,7 @@ def test_an_interrupted_run_exits_130_and_is_finished_by_the_next(small_run, cal
         stderr=subprocess.PIPE,
         text=True,
         # Whoever started the tests in the background may have had SIGINT ignored, which children inherit.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
     try:
         deadline = time.monotonic() + 120
