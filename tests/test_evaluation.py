@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import statistics
+
 import pytest
 import torch
 from recordings import drift
@@ -30,7 +32,7 @@ def test_every_figure_of_a_policy(recordings, judged):
     right = test.correct[torch.arange(len(test)), exits - 1]
     assert result.accuracy.value == right.double().mean().item()
     assert result.latency.mean == latency.double().mean().item()
-    assert result.latency.median == latency.double().median().item() or result.latency.median % 1 == 0.5
+    assert result.latency.median == statistics.median(latency.tolist())
     assert result.latency.share_at_cap == (exits == 12).double().mean().item()
     assert result.saving.latency == pytest.approx(1 - latency.double().mean().item() / 14)
     assert result.spikes_per_image == pytest.approx(latency.double().mean().item() - 2 + 10)
