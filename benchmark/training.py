@@ -22,8 +22,7 @@ from benchmark.data.images import Images, Preprocessing
 from benchmark.errors import BenchmarkError
 from benchmark.loading import normalise
 from benchmark.options import build, parse_settings
-from methods.qcfs import QCFSActivation
-from methods.tracing import QuantisedActivation
+from methods.quantisers import UniformQuantiser
 
 
 @dataclass(frozen=True)
@@ -63,13 +62,12 @@ def initialise_thresholds(model: nn.Module, images: Tensor, quantile: float = 0.
     """Set every threshold to a quantile of its positive input, layer by layer on already quantised input."""
 
     def set_threshold(activation: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        assert isinstance(activation, QCFSActivation)
+        assert isinstance(activation, UniformQuantiser)
         values = inputs[0].detach().clamp_min(0).flatten()
         keep = max(1, math.ceil((1 - quantile) * values.numel()))
-        with torch.no_grad():
-            activation.threshold.fill_(max(float(values.topk(keep).values[-1]), 1e-3))
+        activation.set_top(max(float(values.topk(keep).values[-1]), 1e-3))
 
-    activations = [module for module in model.modules() if isinstance(module, QuantisedActivation)]
+    activations = [module for module in model.modules() if isinstance(module, UniformQuantiser)]
     handles = [activation.register_forward_pre_hook(set_threshold) for activation in activations]
     was_training = model.training
     model.eval()
@@ -136,10 +134,10 @@ def train(
             total += loss.item()
             if not math.isfinite(total):
                 raise BenchmarkError(f"training diverged in epoch {epoch + 1}: the loss is {loss.item()}.")
-        for name, parameter in model.named_parameters():
-            if name.endswith("threshold") and not bool((parameter > 0).all()):
+        for name, module in model.named_modules():
+            if isinstance(module, UniformQuantiser) and not module.top > 0:
                 raise BenchmarkError(
-                    f"{name} fell to {parameter.min().item():.3g} in epoch {epoch + 1}; start from a larger threshold."
+                    f"{name} fell to {module.top:.3g} in epoch {epoch + 1}; start from a larger threshold."
                 )
         if resume is not None:
             write_state(

@@ -37,6 +37,41 @@ METHODS: dict[str, MethodEntry] = {
         needs="training",
         prelude="none",
     ),
+    "qffs": MethodEntry(
+        target="methods.qffs:QFFS",
+        summary="signed spikes with count guards; input and biases for Q timesteps, then settling to the quantised network",
+        paper="Li, Ma, Furber, Front. Neurosci. 2022, 918793",
+        needs="training",
+        prelude="none",
+    ),
+    "srp": MethodEntry(
+        target="methods.srp:SRP",
+        summary="a pre-pass finds neurons that fire too often by their residual membrane; the second pass masks them",
+        paper="Hao et al., AAAI 2023, arXiv:2302.02091",
+        needs="training",
+        prelude="tau timesteps",
+    ),
+    "cos": MethodEntry(
+        target="methods.cos:COS",
+        summary="initial membranes shifted layer by layer until spike counts are right",
+        paper="Hao et al., ICLR 2023, arXiv:2302.10685",
+        needs="training",
+        prelude="rho timesteps (streaming: depth * rho)",
+    ),
+    "snm": MethodEntry(
+        target="methods.snm:SNM",
+        summary="signed neurons with memory: negative spikes, no upper guard, no drive window",
+        paper="Wang et al., IJCAI 2022",
+        needs="training",
+        prelude="none",
+    ),
+    "st-bif": MethodEntry(
+        target="methods.st_bif:STBIF",
+        summary="bipolar neurons with a spike counter; the whole input at once, then settling to the quantised network",
+        paper="You et al., ICML 2024, arXiv:2406.03470",
+        needs="training",
+        prelude="none",
+    ),
 }
 
 

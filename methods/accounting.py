@@ -2,8 +2,8 @@
 
 What counts as what is declared by the structure, never guessed from values:
 
-* a spike that arrives at a convolution, a linear layer, an average pooling or an identity shortcut is one SynOp per
-  synapse it reaches, padding and stride counted exactly;
+* a spike that arrives at a convolution, a linear layer, a pooling or an identity shortcut is one SynOp per synapse it
+  reaches, padding and stride counted exactly; the units of a max-pool of spikes are neurons with spikes of their own;
 * a convolution or linear layer whose input is analog (the image, an average of spikes, another layer's current) does
   its dense MACs: once per image if its input is constant over time, else once per timestep. MACs at padded positions
   are not counted.
@@ -12,7 +12,7 @@ What counts as what is declared by the structure, never guessed from values:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -23,18 +23,20 @@ from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
 from methods.errors import ConversionError
-from methods.neurons import SpikingNeuron
+from methods.neurons import SpikingNeuron, Stateful
+from methods.pooling import CurrentMaxPool, SpikeMaxPool, max_pool_module
+from methods.rewrite import ChannelScale
 from methods.tracing import (
     BATCH_NORMS,
     CONCATENATIONS,
     CONVOLUTIONS,
-    MAX_POOLS,
     SIZE_FUNCTIONS,
     SYNAPSES,
     describe,
     is_addition,
     is_average,
     is_call,
+    is_max_pool,
     is_relu,
     is_reshaping,
     module_of,
@@ -94,7 +96,7 @@ def signals(graph: fx.GraphModule) -> dict[fx.Node, Signal]:
     return known
 
 
-def _signal(graph: fx.GraphModule, node: fx.Node, inputs: list[Signal]) -> Signal:
+def _signal(graph: fx.GraphModule, node: fx.Node, inputs: list[Signal]) -> Signal:  # noqa: PLR0911  (one per kind of node)
     module = module_of(graph, node)
     if isinstance(module, SpikingNeuron):
         return Signal.SPIKE
@@ -108,24 +110,33 @@ def _signal(graph: fx.GraphModule, node: fx.Node, inputs: list[Signal]) -> Signa
         return Signal.SIZE
     if all(signal is Signal.CONSTANT for signal in carried):
         return Signal.CONSTANT
-    if isinstance(module, (*SYNAPSES, *BATCH_NORMS)) or is_addition(node):
+    if isinstance(module, (*SYNAPSES, *BATCH_NORMS, CurrentMaxPool)) or is_addition(node):
         return Signal.CURRENT
     if is_average(graph, node):
         return Signal.CURRENT if Signal.CURRENT in carried else Signal.GRADED
-    if is_reshaping(graph, node) or is_call(node, CONCATENATIONS) or _is_scaling(node):
+    if is_max_pool(graph, node):
+        return _pooled(graph, node, carried)
+    if is_reshaping(graph, node) or is_call(node, CONCATENATIONS) or _is_scaling(graph, node):
         return next(
             signal for signal in (Signal.CURRENT, Signal.GRADED, Signal.SPIKE, Signal.CONSTANT) if signal in carried
-        )
-    if isinstance(module, MAX_POOLS) or is_call(node, (F.max_pool1d, F.max_pool2d, F.max_pool3d, torch.max_pool2d)):
-        raise ConversionError(
-            f"{describe(graph, node)}: the maximum of instantaneous spikes is not the maximum of rates. "
-            "Use average pooling and train again."
         )
     raise ConversionError(f"{describe(graph, node)} has no spiking counterpart here.")
 
 
-def _is_scaling(node: fx.Node) -> bool:
-    return is_call(node, (torch.mul,)) and len(node.all_input_nodes) == 1
+def _pooled(graph: fx.GraphModule, node: fx.Node, carried: Sequence[Signal]) -> Signal:
+    """What a max-pool that is still to be replaced will send on."""
+    if Signal.GRADED in carried:
+        raise ConversionError(
+            f"{describe(graph, node)} takes averages of spikes: their maximum is neither a spike nor a sum of currents. "
+            "Use average pooling there."
+        )
+    max_pool_module(graph, node)
+    return carried[0]
+
+
+def _is_scaling(graph: fx.GraphModule, node: fx.Node) -> bool:
+    factor = is_call(node, (torch.mul,)) and len(node.all_input_nodes) == 1
+    return factor or isinstance(module_of(graph, node), ChannelScale)
 
 
 class Accounting:
@@ -140,14 +151,14 @@ class Accounting:
         self._graph = graph
         self._signals = signals(graph)
         ShapeProp(graph).propagate(image)
-        for neuron in graph.modules():
-            if isinstance(neuron, SpikingNeuron):
-                neuron.reset()
+        for module in graph.modules():
+            if isinstance(module, Stateful):
+                module.reset()
         self.fan_out: dict[str, Tensor] = {}
         self.sites: tuple[Site, ...] = ()
         self.analog: tuple[AnalogLayer, ...] = ()
         for node in graph.graph.nodes:
-            module = module_of(graph, node)
+            module = module_of(graph, node)  # type: ignore[assignment]
             if isinstance(module, SpikingNeuron):
                 self._add_site(node, module)
             elif isinstance(module, (*SYNAPSES, *BATCH_NORMS)):
@@ -195,11 +206,13 @@ class Accounting:
         module = module_of(self._graph, user)
         if isinstance(module, SYNAPSES):
             return _synapses_of(module, shape)
+        if isinstance(module, SpikeMaxPool):
+            return _pool_windows(vars(module.pool), shape)
         if is_average(self._graph, user):
-            return _windows(self._graph, user, shape)
-        if is_addition(user) or isinstance(module, BATCH_NORMS):
+            return _average_windows(self._graph, user, shape)
+        if is_addition(user) or isinstance(module, (*BATCH_NORMS, SpikingNeuron)):
             return torch.ones(shape, dtype=torch.float64)
-        if is_reshaping(self._graph, user) or is_call(user, CONCATENATIONS) or _is_scaling(user):
+        if is_reshaping(self._graph, user) or is_call(user, CONCATENATIONS) or _is_scaling(self._graph, user):
             return self._pull_back(node, user, self._fan_out(user))
         raise ConversionError(f"{describe(self._graph, user)} takes spikes, but its synapses cannot be counted.")
 
@@ -215,7 +228,7 @@ class Accounting:
             values[node].requires_grad_(True)
             args, kwargs = fx.node.map_arg((user.args, user.kwargs), lambda source: values[source])
             moved: Any
-            if _is_scaling(user):
+            if _is_scaling(self._graph, user):
                 moved = args[0]
             elif user.op == "call_module":
                 moved = self._graph.get_submodule(str(user.target))(*args, **kwargs)
@@ -262,33 +275,53 @@ def _synapses_of(layer: nn.Module, shape: tuple[int, ...]) -> Tensor:
     return (pixels.grad[0] * (layer.out_channels // layer.groups)).expand(shape).clone()
 
 
-def _windows(graph: fx.GraphModule, node: fx.Node, shape: tuple[int, ...]) -> Tensor:
+def _average_windows(graph: fx.GraphModule, node: fx.Node, shape: tuple[int, ...]) -> Tensor:
     """In how many windows of an average pooling each value of its input lies; float64."""
-    out = _shape(node)
     module = module_of(graph, node)
-    settings: Mapping[str, Any] = vars(module) if module is not None else node.kwargs
-    if settings.get("padding") not in (None, 0, (0, 0)) or settings.get("ceil_mode"):
-        raise ConversionError(f"{describe(graph, node)}: average pooling with padding or ceil_mode is not supported.")
-    adaptive = "Adaptive" in type(module).__name__ or "adaptive" in getattr(node.target, "__name__", "")
     if is_call(node, (torch.mean, "mean")):
         return torch.ones(shape, dtype=torch.float64)
-    kernel = settings.get("kernel_size", node.args[1] if len(node.args) > 1 else None)
-    stride = settings.get("stride", node.args[2] if len(node.args) > 2 else None) or kernel
-    spatial = len(out) - 1
+    if "Adaptive" in type(module).__name__ or "adaptive" in getattr(node.target, "__name__", ""):
+        return _adaptive_windows(shape, _shape(node))
+    if module is not None:
+        return _pool_windows(vars(module), shape)
+    names = ("kernel_size", "stride", "padding", "ceil_mode")
+    return _pool_windows({**dict(zip(names, node.args[1:], strict=False)), **node.kwargs}, shape)
+
+
+def _pool_windows(settings: Mapping[str, Any], shape: tuple[int, ...]) -> Tensor:
+    """In how many pooling windows each value of an input of `shape` lies, padding and ceil_mode included; float64."""
     counts = torch.ones(shape, dtype=torch.float64)
-    for axis in range(1, spatial + 1):
+    for axis in range(1, len(shape)):
+        kernel, padding, dilation = (
+            _per_axis(settings.get(name, default), axis)
+            for name, default in (("kernel_size", 1), ("padding", 0), ("dilation", 1))
+        )
+        stride = _per_axis(settings.get("stride") or settings["kernel_size"], axis)
+        reach = dilation * (kernel - 1) + 1
+        span = shape[axis] + 2 * padding - reach
+        starts = -(-span // stride) if settings.get("ceil_mode") else span // stride
+        line = torch.zeros(shape[axis], dtype=torch.float64)
+        for start in range(-padding, -padding + starts * stride + 1, stride):
+            if start >= shape[axis]:
+                continue  # torch drops a window that would begin behind the image
+            for position in range(start, start + reach, dilation):
+                if 0 <= position < shape[axis]:
+                    line[position] += 1
+        counts *= line.reshape([-1 if other == axis else 1 for other in range(len(shape))])
+    return counts
+
+
+def _adaptive_windows(shape: tuple[int, ...], out: tuple[int, ...]) -> Tensor:
+    counts = torch.ones(shape, dtype=torch.float64)
+    for axis in range(1, len(out)):
         line = torch.zeros(shape[axis], dtype=torch.float64)
         for position in range(out[axis]):
-            if adaptive:
-                first = position * shape[axis] // out[axis]
-                last = -(-(position + 1) * shape[axis] // out[axis])
-            else:
-                first = position * _per_axis(stride, axis)
-                last = first + _per_axis(kernel, axis)
+            first = position * shape[axis] // out[axis]
+            last = -(-(position + 1) * shape[axis] // out[axis])
             line[first:last] += 1
         counts *= line.reshape([-1 if other == axis else 1 for other in range(len(shape))])
     return counts
 
 
 def _per_axis(value: Any, axis: int) -> int:
-    return int(value[axis - 1] if isinstance(value, (tuple, list)) else value)
+    return int(value[min(axis, len(value)) - 1] if isinstance(value, (tuple, list)) else value)

@@ -4,27 +4,55 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.passes.shape_prop import ShapeProp
 
+from methods.accounting import Signal, signals
 from methods.errors import ConversionError
-from methods.network import ConversionReport, SpikingNetwork
+from methods.network import ConversionReport, Schedule, SpikingNetwork
 from methods.neurons import SpikingNeuron
+from methods.pooling import (
+    CurrentMaxPool,
+    SpikeMaxPool,
+    max_pool_module,
+    move_max_pools_before_activations,
+    place_max_pool,
+)
 from methods.rewrite import fold_amplitudes, fold_batch_norms
-from methods.tracing import BATCH_NORMS, QuantisedActivation, is_relu, module_of, replace_nodes, trace
+from methods.tracing import (
+    BATCH_NORMS,
+    CONCATENATIONS,
+    QuantisedActivation,
+    is_call,
+    is_max_pool,
+    is_relu,
+    is_reshaping,
+    module_of,
+    relu_ceiling,
+    replace_nodes,
+    trace,
+)
 
 
 class ConversionMethod(ABC):
     """How an ANN becomes a spiking network. Subclasses are frozen dataclasses whose fields are the method's options.
 
-    `prepare` and `convert` are the driver and are not overridden.
+    `prepare` and `convert` are the driver and are not overridden; the other methods are what a conversion may decide.
+
+    Attributes:
+        signed: whether the neurons emit negative spikes; max-pools then follow the neurons instead of preceding them.
+        calibration_images: how many calibration images `convert` needs, at most; 0: none.
     """
 
     name: ClassVar[str]
+    signed: ClassVar[bool] = False
+    calibration_images: ClassVar[int] = 0
 
     @abstractmethod
     def activation(self) -> QuantisedActivation:
@@ -34,14 +62,35 @@ class ConversionMethod(ABC):
     def neuron(self, activation: QuantisedActivation) -> SpikingNeuron:
         """The spiking neuron that stands for a trained activation. Raises ConversionError if it cannot."""
 
+    def clipped_activation(self, ceiling: float) -> QuantisedActivation:
+        """The same in place of a ReLU that is clipped at `ceiling` (ReLU6). By default no different."""
+        return self.activation()
+
+    def schedule(self, activations: Sequence[QuantisedActivation]) -> Schedule:
+        """When image and biases act, from the activations that are being replaced. By default always."""
+        return Schedule()
+
+    def begin_conversion(self, graph: fx.GraphModule) -> None:  # noqa: B027  (most methods have nothing to undo)
+        """Take away from the traced network what only its training needed."""
+
+    def calibrate(self, graph: fx.GraphModule, batches: Sequence[Tensor]) -> None:  # noqa: B027
+        """Set the activations of `graph` from calibration images, before they are replaced."""
+
+    def correct(self, network: SpikingNetwork, reference: fx.GraphModule, batches: Sequence[Tensor]) -> None:  # noqa: B027
+        """Adjust the converted network; `reference` still has the activations, under the names of the neurons."""
+
     def options(self) -> dict[str, Any]:
         """The fields of the dataclass with their values."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
 
     @property
     def prelude_steps(self) -> int:
-        """Timesteps that every image pays before its first answer."""
+        """Timesteps that every image pays before its first answer, as the literature counts them."""
         return 0
+
+    def streaming_prelude_steps(self, depth: int) -> int:
+        """The same on hardware where every layer waits for the one before it; `depth` layers of neurons."""
+        return self.prelude_steps
 
     def prelude(self, network: SpikingNetwork) -> None:  # noqa: B027  (most methods have none)
         """Run the prelude on the images that `network` has just begun."""
@@ -52,10 +101,20 @@ class ConversionMethod(ABC):
         Raises ConversionError if the network cannot be traced or has no ReLU.
         """
         graph = trace(copy.deepcopy(ann))
-        replaced = replace_nodes(graph, lambda node: is_relu(graph, node), lambda node: self.activation())
+
+        def activation_for(node: fx.Node) -> QuantisedActivation:
+            ceiling = relu_ceiling(graph, node)
+            assert ceiling is not None
+            return self.activation() if math.isinf(ceiling) else self.clipped_activation(ceiling)
+
+        replaced = replace_nodes(graph, lambda node: is_relu(graph, node), activation_for)
         if replaced == 0:
             raise ConversionError(f"{type(ann).__name__} has no ReLU that {self.name} could replace.")
+        self.finish_preparation(graph)
         return graph.train(ann.training)
+
+    def finish_preparation(self, graph: fx.GraphModule) -> None:  # noqa: B027  (most methods add nothing)
+        """Add to the prepared network what its training needs."""
 
     @torch.no_grad()
     def convert(self, quantised: nn.Module, calibration: Tensor | Iterable[Any] | None = None) -> SpikingNetwork:
@@ -63,25 +122,63 @@ class ConversionMethod(ABC):
 
         Args:
             quantised: what `prepare` returned, trained or with weights loaded.
-            calibration: images [N, ...], or batches of images or (images, labels); gives the image shape.
+            calibration: images [N, ...], or batches of images or (images, labels); gives the image shape, and is what
+                methods without training set their thresholds from. Never test images.
 
         Raises:
             ConversionError: weights not finite, threshold not positive, nothing to convert, a ReLU left over, an
-                operation without a spiking counterpart.
+                operation without a spiking counterpart, calibration images needed but not given.
         """
         check_finite(quantised)
+        batches = collect_images(calibration, max(1, self.calibration_images))
+        if self.calibration_images and not batches:
+            raise ConversionError(f"{self.name} needs calibration images: convert(network, calibration).")
         graph = trace(copy.deepcopy(quantised).eval())
+        self.begin_conversion(graph)
         folded = fold_batch_norms(graph)
+        if not self.signed:
+            move_max_pools_before_activations(graph)
+        activations = [
+            module for node in graph.graph.nodes if isinstance(module := module_of(graph, node), QuantisedActivation)
+        ]
+        self.calibrate(graph, batches)
+        reference = copy.deepcopy(graph)
         names = self._replace_activations(graph)
+        if batches:
+            ShapeProp(graph).propagate(batches[0][:1])
+        self._replace_max_pools(graph)
         fold_amplitudes(graph)
         left = sum(isinstance(module_of(graph, node), BATCH_NORMS) for node in graph.graph.nodes)
         report = ConversionReport(self.name, names, folded, left)
         has_prelude = self.prelude_steps > 0
-        network = SpikingNetwork(graph, report, self.prelude_steps, self.prelude if has_prelude else None)
-        image = first_image(calibration)
-        if image is not None:
-            network.account(image)
+        network = SpikingNetwork(
+            graph, report, self.prelude_steps, self.prelude if has_prelude else None, self.schedule(activations)
+        )
+        network.streaming_prelude_steps = self.streaming_prelude_steps(network.depth)
+        if batches:
+            network.account(batches[0][:1])
+            self.correct(network, reference, batches)
         return network
+
+    def _replace_max_pools(self, graph: fx.GraphModule) -> None:
+        """Pools of spikes and of changing currents work on their sums; a pool of the constant stem stays as it is."""
+        carried = signals(graph)
+        signed = {node for node in graph.graph.nodes if getattr(module_of(graph, node), "kind", "") == "signed"}
+        for node in graph.graph.nodes:
+            if not is_reshaping(graph, node) and not is_call(node, CONCATENATIONS) and not is_max_pool(graph, node):
+                continue
+            source = node.all_input_nodes[0]
+            if signed.intersection(node.all_input_nodes):
+                signed.add(node)
+            if not is_max_pool(graph, node) or carried[node] is Signal.CONSTANT:
+                continue
+            pool = max_pool_module(graph, node)
+            if carried[source] is Signal.SPIKE:
+                place_max_pool(graph, node, SpikeMaxPool(pool, "signed" if node in signed else "binary"))
+            else:
+                place_max_pool(graph, node, CurrentMaxPool(pool))
+        graph.graph.lint()
+        graph.recompile()
 
     def _replace_activations(self, graph: fx.GraphModule) -> tuple[str, ...]:
         def neuron_for(node: fx.Node) -> SpikingNeuron:
@@ -111,14 +208,20 @@ def check_finite(model: nn.Module) -> None:
             raise ConversionError(f"{name} has NaN or infinite values; the checkpoint is damaged or training diverged.")
 
 
-def first_image(calibration: Tensor | Iterable[Any] | None) -> Tensor | None:
-    """The first calibration image as [1, ...]. Raises ConversionError if there is none in it."""
+def collect_images(calibration: Tensor | Iterable[Any] | None, limit: int) -> list[Tensor]:
+    """Up to `limit` calibration images as batches [b, ...]. Raises ConversionError if images are given but there are none."""
     if calibration is None:
-        return None
-    images: Any = calibration
-    if not isinstance(calibration, Tensor):
-        batch = next(iter(calibration), None)
+        return []
+    batches: list[Tensor] = []
+    left = limit
+    for batch in (calibration,) if isinstance(calibration, Tensor) else calibration:
         images = batch[0] if isinstance(batch, (tuple, list)) else batch
-    if not isinstance(images, Tensor) or len(images) == 0:
+        if not isinstance(images, Tensor) or len(images) == 0:
+            break
+        batches.append(images[:left])
+        left -= len(batches[-1])
+        if left <= 0:
+            break
+    if not batches:
         raise ConversionError("calibration holds no images.")
-    return images[:1]
+    return batches

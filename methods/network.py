@@ -9,12 +9,29 @@ import torch
 from torch import Tensor, fx, nn
 
 from methods.accounting import Accounting, AnalogLayer, Signal, Site, signals
-from methods.neurons import SpikingNeuron
+from methods.layerwise import AtNeurons, simulate_layerwise
+from methods.neurons import SpikingNeuron, Stateful
+from methods.pooling import CurrentMaxPool, SpikeMaxPool
+from methods.rewrite import without_shifts
 from methods.tally import SpikeTally
+from methods.tracing import module_of
 
 # Convolutions of a single float32 image take another code path on CPUs and round differently, so that spikes flip. A lone
 # image is therefore computed in duplicate there: its answer must not depend on its company.
 SMALLEST_BATCH = 2
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """When a network is driven. Of every image, the timesteps are counted from 1 after the prelude.
+
+    Attributes:
+        drive: for how many timesteps the image and all biases act; None: always.
+        settle: for how many more timesteps spikes still travel, before the network is frozen; None: always.
+    """
+
+    drive: int | None = None
+    settle: int | None = None
 
 
 @dataclass(frozen=True)
@@ -44,6 +61,7 @@ class SpikingNetwork(nn.Module):
         report: what the conversion did.
         prelude_steps: timesteps that every image pays before the first answer.
         prelude: called at the end of `begin` to run them.
+        schedule: when the image and the biases act.
     """
 
     def __init__(
@@ -52,22 +70,50 @@ class SpikingNetwork(nn.Module):
         report: ConversionReport,
         prelude_steps: int = 0,
         prelude: Callable[[SpikingNetwork], None] | None = None,
+        schedule: Schedule | None = None,
     ):
         super().__init__()
         self.report = report
         self.prelude_steps = prelude_steps
+        self.streaming_prelude_steps = prelude_steps
+        self.schedule = schedule or Schedule()
         self._prelude = prelude
         self._graph = graph
         self._before, self._body = split_constant_part(graph)
-        self._neurons = [module for module in self._body.modules() if isinstance(module, SpikingNeuron)]
+        self._settling = without_shifts(self._body) if self.schedule.drive is not None else None
+        called = [(str(node.target), module_of(graph, node)) for node in graph.graph.nodes]
+        self._stateful = [module for _, module in called if isinstance(module, Stateful)]
+        self._neurons = {name: module for name, module in called if isinstance(module, SpikingNeuron)}
         self._currents: tuple[Tensor, ...] | None = None
+        self._elapsed = 0
         self._count = 0
         self._duplicates = False
         self._accounting: Accounting | None = None
         self._image_shape: tuple[int, ...] | None = None
+        self._classes = 0
         self._spikes: Tensor | None = None
         self._synops: Tensor | None = None
         self.eval()
+
+    @property
+    def graph(self) -> fx.GraphModule:
+        """The converted network as a graph of operations; not to be changed."""
+        return self._graph
+
+    @property
+    def neurons(self) -> dict[str, SpikingNeuron]:
+        """The spiking layers by name, in the order of the forward pass; max-pools of spikes are among them."""
+        return dict(self._neurons)
+
+    @property
+    def depth(self) -> int:
+        """Layers of neurons on the longest path from image to logits; pools do not count."""
+        reached: dict[fx.Node, int] = {}
+        for node in self._graph.graph.nodes:
+            module = module_of(self._graph, node)
+            own = isinstance(module, SpikingNeuron) and not isinstance(module, SpikeMaxPool)
+            reached[node] = max((reached[source] for source in node.all_input_nodes), default=0) + own
+        return max(reached.values())
 
     def train(self, mode: bool = True) -> SpikingNetwork:
         """Spiking simulation is always in eval mode; asking for training mode raises RuntimeError."""
@@ -82,8 +128,7 @@ class SpikingNetwork(nn.Module):
         `spikes` and `synops` then hold the prelude's totals (zero if there is none).
         """
         self.account(images[:1])
-        for neuron in self._neurons:
-            neuron.reset()
+        self._reset()
         self._duplicates = images.device.type == "cpu" and images.dtype != torch.float64
         self._count = len(images)
         self._currents = self._before(images[self._rows(torch.arange(len(images), device=images.device))])
@@ -91,17 +136,74 @@ class SpikingNetwork(nn.Module):
         self._synops = self._spikes.clone()
         if self._prelude is not None:
             self._prelude(self)
+            self._elapsed = 0
+
+    def _reset(self) -> None:
+        for module in self._stateful:
+            module.reset()
+        self._elapsed = 0
 
     @torch.no_grad()
     def step(self) -> Tensor:
         """One timestep: this timestep's logits [B, K]. Raises RuntimeError before `begin`."""
         if self._currents is None:
             raise RuntimeError("call begin(images) before step()")
-        logits: Tensor = self._body(*self._currents)
-        counts = [neuron.counts for neuron in self._neurons if neuron.counts is not None]
+        drive, settle = self.schedule.drive, self.schedule.settle
+        self._elapsed += 1
+        if drive is None or self._elapsed <= drive:
+            logits: Tensor = self._body(*self._currents)
+        else:
+            assert self._settling is not None
+            if self._elapsed == drive + 1:
+                self._currents = tuple(torch.zeros_like(current) for current in self._currents)
+            if settle is not None and self._elapsed > drive + settle:
+                return self._frozen()
+            logits = self._settling(*self._currents)
+        counts = [neuron.counts for neuron in self._neurons.values() if neuron.counts is not None]
         self._spikes = torch.stack([spikes for spikes, _ in counts]).sum(0)[: self._count]
         self._synops = torch.stack([synops for _, synops in counts]).sum(0)[: self._count]
+        self._classes = logits.shape[1]
         return logits[: self._count]
+
+    def _frozen(self) -> Tensor:
+        """A timestep after the last one that the schedule allows: nothing moves."""
+        assert self._spikes is not None and self._synops is not None and self._currents is not None
+        self._spikes, self._synops = torch.zeros_like(self._spikes), torch.zeros_like(self._synops)
+        return self._currents[0].new_zeros(self._count, self._classes)
+
+    def presimulate(self, steps: int) -> None:
+        """For a prelude: `steps` timesteps whose logits are dropped and whose spikes and SynOps are kept as its totals."""
+        assert self._spikes is not None and self._synops is not None
+        spikes, synops = self._spikes, self._synops
+        for _ in range(steps):
+            self.step()
+            spikes, synops = spikes + self._spikes, synops + self._synops
+        self._spikes, self._synops = spikes, synops
+
+    def restart_pools(self) -> None:
+        """For a prelude: let max-pools forget it. Neurons are restarted by their method."""
+        for module in self._stateful:
+            if isinstance(module, (SpikeMaxPool, CurrentMaxPool)):
+                module.reset()
+
+    def calibrate_layers(self, steps: int, at_neurons: AtNeurons) -> None:
+        """For a prelude: `steps` timesteps layer after layer (see `simulate_layerwise`), counted as its totals.
+
+        `at_neurons(name, neuron, currents)` turns a layer's currents of all timesteps into its spikes.
+        """
+        assert self._spikes is not None and self._synops is not None and self._currents is not None
+        totals = {"spikes": self._spikes, "synops": self._synops}
+
+        def counted(name: str, neuron: SpikingNeuron, currents: list[Tensor]) -> list[Tensor]:
+            emitted = at_neurons(name, neuron, currents)
+            if neuron.tally is not None:
+                for spikes in emitted:
+                    events, operations = neuron.tally(spikes[: self._count])
+                    totals["spikes"] += events
+                    totals["synops"] += operations
+            return emitted
+
+        simulate_layerwise(self._body, self._currents, steps, counted)
 
     @torch.no_grad()
     def keep(self, mask: Tensor) -> None:
@@ -113,8 +215,8 @@ class SpikingNetwork(nn.Module):
         self._count = len(kept)
         self._currents = tuple(current[rows] for current in self._currents)
         self._spikes, self._synops = self._spikes[kept], self._synops[kept]
-        for neuron in self._neurons:
-            neuron.keep(rows)
+        for module in self._stateful:
+            module.keep(rows)
 
     def _rows(self, kept: Tensor) -> Tensor:
         """The rows to compute for the images at `kept`: those, or a lone one several times."""

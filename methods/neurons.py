@@ -11,15 +11,33 @@ from torch import Tensor, nn
 from methods.tally import SpikeTally
 
 
-class SpikingNeuron(nn.Module, ABC):
+class Stateful(nn.Module):
+    """A module with per-image tensors, named in `state_names`; each is None before the first timestep."""
+
+    state_names: ClassVar[tuple[str, ...]] = ()
+
+    def reset(self) -> None:
+        """Forget the images: the next input starts from the initial state."""
+        for name in self.state_names:
+            setattr(self, name, None)
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with the images at `rows` (int64 indices, or bool [B])."""
+        for name in self.state_names:
+            state = getattr(self, name)
+            if state is not None:
+                setattr(self, name, state[rows])
+
+
+class SpikingNeuron(Stateful, ABC):
     """A layer of neurons that turns the input current of one timestep into unit spikes.
 
     Spikes are 0/1 (kind `binary`) or -1/0/+1 (kind `signed`) in the dtype of the membrane; what a spike is worth,
     `amplitude`, is folded into the synapses behind it by the conversion. A subclass names its per-image tensors in
-    `state_names`; each is None before the first timestep.
+    `state_names`.
     """
 
-    kind: ClassVar[str] = "binary"
+    kind: str = "binary"
     state_names: ClassVar[tuple[str, ...]] = ("membrane",)
 
     def __init__(self) -> None:
@@ -30,8 +48,8 @@ class SpikingNeuron(nn.Module, ABC):
 
     @property
     @abstractmethod
-    def amplitude(self) -> float:
-        """The value that one spike transmits (positive)."""
+    def amplitude(self) -> float | Tensor:
+        """The value that one spike transmits: a positive number, or one per channel [C]."""
 
     @abstractmethod
     def fire(self, current: Tensor) -> Tensor:
@@ -45,47 +63,119 @@ class SpikingNeuron(nn.Module, ABC):
         return spikes
 
     def reset(self) -> None:
-        """Forget the images: the next current starts from the initial state."""
-        for name in self.state_names:
-            setattr(self, name, None)
+        super().reset()
         self.counts = None
 
-    def keep(self, rows: Tensor) -> None:
-        """Go on with the images at `rows` (int64 indices, or bool [B])."""
-        for name in self.state_names:
-            state = getattr(self, name)
-            if state is not None:
-                setattr(self, name, state[rows])
 
+class ThresholdNeuron(SpikingNeuron):
+    """What integrate-and-fire neurons share: a threshold (one number, or one per channel) and a membrane.
 
-class IFNeuron(SpikingNeuron):
-    """Integrate-and-fire without leak, with soft reset (reset by subtraction).
+    Args:
+        threshold: positive; a float, or [C] for inputs [B, C, ...].
+        initial: v(0) in units of the threshold.
 
-    m(t) = v(t-1) + I(t);  s(t) = [m(t) >= threshold];  v(t) = m(t) - threshold * s(t);  v(0) = initial * threshold.
-    Bu et al. 2022 (arXiv:2303.04347) eq. 1-4; `initial` = 1/2 is their optimal shift. The membrane is at least
-    float32, whatever the precision of the synapses.
+    The membrane is at least float32, whatever the precision of the synapses.
     """
 
     membrane: Tensor | None
 
-    def __init__(self, threshold: float, initial: float = 0.5):
+    def __init__(self, threshold: float | Tensor, initial: float = 0.5):
         super().__init__()
-        self.threshold = float(threshold)
+        self.threshold: float | Tensor
+        if isinstance(threshold, Tensor):
+            self.register_buffer("threshold", threshold.detach().clone())
+        else:
+            self.threshold = float(threshold)
         self.initial = float(initial)
 
     @property
-    def amplitude(self) -> float:
+    def amplitude(self) -> float | Tensor:
         return self.threshold
 
-    def fire(self, current: Tensor) -> Tensor:
+    def level(self, like: Tensor) -> float | Tensor:
+        """The threshold so that it broadcasts against `like` [B, C, ...]."""
+        if isinstance(self.threshold, Tensor):
+            return self.threshold.to(like.dtype).reshape(-1, *[1] * (like.dim() - 2))
+        return self.threshold
+
+    def charge(self, current: Tensor) -> Tensor:
+        """Add `current` to the membrane, which starts at `initial` thresholds, and return it."""
         if self.membrane is None:
-            dtype = current.dtype if current.dtype == torch.float64 else torch.float32
-            self.membrane = torch.full_like(current, self.initial * self.threshold, dtype=dtype)
-        self.membrane.add_(current)
-        # Comparing into a float tensor saves the pass that would turn booleans into numbers.
-        spikes = torch.ge(self.membrane, self.threshold, out=torch.empty_like(self.membrane))
-        self.membrane.sub_(spikes, alpha=self.threshold)
-        return spikes
+            self.membrane = self.start(current)
+        return self.membrane.add_(current)
+
+    def start(self, current: Tensor) -> Tensor:
+        """A fresh membrane for currents like this one."""
+        dtype = current.dtype if current.dtype == torch.float64 else torch.float32
+        membrane = torch.full_like(current, self.initial, dtype=dtype)
+        return membrane.mul_(self.level(membrane))
 
     def extra_repr(self) -> str:
-        return f"threshold={self.threshold:.6g}, initial={self.initial:g}"
+        threshold = self.threshold
+        shown = f"[{len(threshold)}]" if isinstance(threshold, Tensor) else f"{threshold:.6g}"
+        return f"threshold={shown}, initial={self.initial:g}"
+
+
+class IFNeuron(ThresholdNeuron):
+    """Integrate-and-fire without leak, with soft reset (reset by subtraction).
+
+    m(t) = v(t-1) + I(t);  s(t) = [m(t) >= threshold];  v(t) = m(t) - threshold * s(t);  v(0) = initial * threshold.
+    Bu et al. 2022 (arXiv:2303.04347) eq. 1-4; `initial` = 1/2 is their optimal shift.
+    """
+
+    def fire(self, current: Tensor) -> Tensor:
+        membrane = self.charge(current)
+        # Comparing into a float tensor saves the pass that would turn booleans into numbers.
+        threshold = self.level(membrane)
+        spikes = torch.ge(membrane, threshold, out=torch.empty_like(membrane))
+        if isinstance(threshold, Tensor):
+            membrane.addcmul_(spikes, threshold, value=-1)
+        else:
+            membrane.sub_(spikes, alpha=threshold)
+        return spikes
+
+
+def tolerance_of(membrane: Tensor) -> float:
+    """How far from a threshold, in thresholds, rounding may leave a membrane that lies exactly on it."""
+    return 1e-10 if membrane.dtype == torch.float64 else 1e-6
+
+
+class SignedIFNeuron(ThresholdNeuron):
+    """Integrate-and-fire with negative spikes that retract earlier ones, and a count c of what stands.
+
+    m(t) = v(t-1) + I(t)
+    +1 if m(t) >= threshold and c < levels;  -1 if m(t) < floor and c >= 1
+    v(t) = m(t) - threshold * s(t);  c += s(t)
+
+    Both comparisons allow for rounding (`tolerance_of`); the lower one for twice as much, so that a membrane on a
+    threshold is not moved to and fro for ever. Li, Ma, Furber 2022 (QFFS).
+
+    Args:
+        threshold: as above.
+        levels: Q, the largest count; None leaves it open.
+        initial: v(0) in thresholds.
+        floor: below which a spike is retracted, in thresholds.
+    """
+
+    kind = "signed"
+    state_names: ClassVar[tuple[str, ...]] = ("membrane", "count")
+    count: Tensor | None
+
+    def __init__(self, threshold: float | Tensor, levels: int | None = None, initial: float = 0.5, floor: float = 0.0):
+        super().__init__(threshold, initial)
+        self.levels = levels
+        self.floor = float(floor)
+
+    def fire(self, current: Tensor) -> Tensor:
+        membrane = self.charge(current)
+        if self.count is None:
+            self.count = torch.zeros_like(membrane)
+        threshold, slack = self.level(membrane), tolerance_of(membrane)
+        up = membrane >= threshold * (1.0 - slack)
+        if self.levels is not None:
+            up &= self.count < self.levels - 0.5
+        down = (membrane < threshold * (self.floor - 2.0 * slack)) & (self.count > 0.5)
+        spikes = up.to(membrane.dtype).sub_(down.to(membrane.dtype))
+        membrane.sub_(spikes * threshold)
+        self.count.add_(spikes)
+        return spikes

@@ -1,19 +1,24 @@
-"""Exact rewritings of a network in eval mode: folding batch norm, and folding what a spike is worth."""
+"""Exact rewritings of a network in eval mode: batch norm folded, what a spike is worth folded, shifts taken away."""
 
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
+from methods.errors import ConversionError
 from methods.neurons import SpikingNeuron
+from methods.pooling import SpikeMaxPool
 from methods.tracing import (
     BATCH_NORMS,
+    CONCATENATIONS,
     CONVOLUTIONS,
     SIZE_FUNCTIONS,
     SYNAPSES,
+    Untraced,
     is_addition,
     is_average,
     is_call,
@@ -21,6 +26,21 @@ from methods.tracing import (
     module_of,
     place_module,
 )
+
+
+class ChannelScale(Untraced):
+    """Multiplies each channel by its own constant: [B, C, ...] in and out."""
+
+    factor: Tensor
+
+    def __init__(self, factor: Tensor):
+        super().__init__()
+        self.register_buffer("factor", factor.detach().clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, ...] times `factor` [C]."""
+        factor = self.factor.to(x.dtype)
+        return x * factor.reshape(-1, *[1] * (x.dim() - 2))  # type: ignore[no-any-return]
 
 
 def fold_batch_norms(graph: fx.GraphModule) -> int:
@@ -51,44 +71,166 @@ def fold_batch_norms(graph: fx.GraphModule) -> int:
     return folded
 
 
+Worth = float | Tensor
+
+
 def fold_amplitudes(graph: fx.GraphModule) -> int:
     """Let neurons emit unit spikes by moving what a spike is worth into the synapses behind them.
 
-    The weight of a convolution or linear layer is multiplied by the amplitude; an average pooling or reshaping, being
-    linear, is passed; an identity shortcut becomes an addition with that weight. Where none of these follows, the
-    multiplication stays. Returns the number of neurons handled.
+    The weight of a convolution or linear layer is multiplied by it, per input channel where channels differ; pooling,
+    reshaping and concatenation are passed; an identity shortcut becomes an addition with that weight. Where none of
+    these follows, a multiplication by a constant stays. Channels of a concatenation are told apart by the shapes of a
+    previous shape propagation, if there was one. Returns the number of neurons handled.
     """
-    neurons = [node for node in graph.graph.nodes if isinstance(module_of(graph, node), SpikingNeuron)]
-    for node in neurons:
-        neuron = module_of(graph, node)
-        assert isinstance(neuron, SpikingNeuron)
-        for user in list(node.users):
-            _scale_input(graph, node, user, neuron.amplitude)
+    worth: dict[fx.Node, Worth] = {}
+    neurons = 0
+    for node in list(graph.graph.nodes):
+        module = module_of(graph, node)
+        carried = {source: worth[source] for source in node.all_input_nodes if source in worth}
+        if carried and not is_call(node, SIZE_FUNCTIONS):
+            passed = _absorb(graph, node, module, carried)
+            if passed is not None:
+                worth[node] = passed
+        if isinstance(module, SpikingNeuron) and not isinstance(module, SpikeMaxPool):
+            neurons += 1
+            amplitude = module.amplitude
+            if isinstance(amplitude, Tensor) or amplitude != 1.0:
+                worth[node] = amplitude
     _clean(graph)
-    return len(neurons)
+    return neurons
 
 
-def _scale_input(graph: fx.GraphModule, source: fx.Node, user: fx.Node, factor: float) -> None:
-    """Make `user` see `source` times `factor`."""
-    layer = module_of(graph, user)
-    if is_call(user, SIZE_FUNCTIONS):
-        return
-    if isinstance(layer, SYNAPSES):
-        scaled = copy.deepcopy(layer)
-        with torch.no_grad():
-            scaled.weight.mul_(factor)
-        place_module(graph, user, scaled, fallback=user.name)
-    elif is_average(graph, user) or is_reshaping(graph, user):
-        for follower in list(user.users):
-            _scale_input(graph, user, follower, factor)
-    elif is_addition(user) and "alpha" not in user.kwargs:
-        other = next((node for node in user.all_input_nodes if node is not source), source)
-        user.op, user.target = "call_function", torch.add
-        user.args, user.kwargs = (other, source), {"alpha": factor}
-    else:
-        with graph.graph.inserting_before(user):
-            product = graph.graph.call_function(torch.mul, (source, factor))
-        user.replace_input_with(source, product)
+def _absorb(
+    graph: fx.GraphModule, node: fx.Node, module: nn.Module | None, carried: dict[fx.Node, Worth]
+) -> Worth | None:
+    """Make `node` right for inputs in units of `carried`; returns what its own output is worth, if that is not 1."""
+    value = next(iter(carried.values()))
+    if isinstance(module, SYNAPSES):
+        place_module(graph, node, _scaled(module, value), fallback=node.name)
+        return None
+    if isinstance(module, SpikeMaxPool) or _passes(graph, node, value):
+        return value
+    if is_call(node, CONCATENATIONS):
+        joined = _joined(node, carried)
+        if joined is not None:
+            return joined
+    if is_addition(node) and "alpha" not in node.kwargs:
+        scalar = next((each for each, worth in carried.items() if isinstance(worth, float)), None)
+        if scalar is not None:
+            factor = carried.pop(scalar)
+            other = next((each for each in node.all_input_nodes if each is not scalar), scalar)
+            for each, worth in carried.items():
+                if each is other:
+                    other = _multiplied(graph, node, each, worth)
+            node.op, node.target = "call_function", torch.add
+            node.args, node.kwargs = (other, scalar), {"alpha": factor}
+            return None
+    for each, worth in carried.items():
+        node.replace_input_with(each, _multiplied(graph, node, each, worth))
+    return None
+
+
+def _passes(graph: fx.GraphModule, node: fx.Node, value: Worth) -> bool:
+    if is_average(graph, node):
+        return not isinstance(value, Tensor) or not is_call(node, (torch.mean, "mean"))
+    if not is_reshaping(graph, node):
+        return False
+    return not isinstance(value, Tensor) or _keeps_channels(graph, node)
+
+
+def _keeps_channels(graph: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether a reshaping leaves the channels first in what one image becomes."""
+    module = module_of(graph, node)
+    if isinstance(module, nn.Flatten):
+        return bool(module.start_dim == 1 and module.end_dim == -1)
+    if is_call(node, (torch.flatten, "flatten")):
+        given = dict(zip(("start_dim", "end_dim"), node.args[1:], strict=False)) | dict(node.kwargs)
+        return bool(given.get("start_dim", 0) == 1 and given.get("end_dim", -1) == -1)
+    return isinstance(module, (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d))
+
+
+def _joined(node: fx.Node, carried: dict[fx.Node, Worth]) -> Worth | None:
+    """What a concatenation of channels is worth, if all its inputs say so."""
+    inputs = list(node.args[0]) if isinstance(node.args[0], (tuple, list)) else []
+    axis = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
+    values = [carried[each] for each in inputs if isinstance(each, fx.Node) and each in carried]
+    if len(values) != len(inputs):
+        return None
+    scalars = {value for value in values if isinstance(value, float)}
+    if len(scalars) == 1 and len(values) == sum(isinstance(value, float) for value in values):
+        return scalars.pop()
+    if axis != 1 or not all("tensor_meta" in each.meta for each in inputs):
+        return None
+    parts = []
+    for each, value in zip(inputs, values, strict=True):
+        channels = each.meta["tensor_meta"].shape[1]
+        part = value if isinstance(value, Tensor) else torch.full((channels,), value, dtype=torch.float64)
+        if len(part) != channels:
+            return None
+        parts.append(part.double())
+    return torch.cat(parts)
+
+
+def _scaled(layer: Any, value: Worth) -> nn.Module:
+    """A copy of a convolution or linear layer for inputs in units of `value`."""
+    scaled = copy.deepcopy(layer)
+    with torch.no_grad():
+        if not isinstance(value, Tensor):
+            scaled.weight.mul_(value)
+            return scaled  # type: ignore[no-any-return]
+        value = value.to(scaled.weight)
+        if isinstance(layer, nn.Linear):
+            if layer.in_features % len(value):
+                raise ConversionError(f"{len(value)} channels do not divide {layer.in_features} inputs.")
+            scaled.weight.mul_(value.repeat_interleave(layer.in_features // len(value)))
+        else:
+            weight = scaled.weight
+            grouped = weight.view(layer.groups, -1, *weight.shape[1:])
+            grouped.mul_(value.reshape(layer.groups, 1, -1, *[1] * (weight.dim() - 2)))
+    return scaled  # type: ignore[no-any-return]
+
+
+def _multiplied(graph: fx.GraphModule, user: fx.Node, source: fx.Node, value: Worth) -> fx.Node:
+    """A node before `user` that is `source` times `value`."""
+    with graph.graph.inserting_before(user):
+        if not isinstance(value, Tensor):
+            return graph.graph.call_function(torch.mul, (source, value))
+        product = graph.graph.call_function(torch.mul, (source,))
+    place_module(graph, product, ChannelScale(value), fallback=f"worth_{source.name}")
+    return product
+
+
+def without_shifts(graph: fx.GraphModule) -> fx.GraphModule:
+    """The same network for timesteps without any drive: no biases, no shifts of batch norm, no constants added.
+
+    Weights and neurons, with their state, are shared with `graph`; its placeholders are to be fed with zeros.
+    """
+    bare = fx.GraphModule(graph, copy.deepcopy(graph.graph))
+    for node in list(bare.graph.nodes):
+        module = module_of(bare, node)
+        if isinstance(module, SYNAPSES) and module.bias is not None:
+            plain = _sharing(module)
+            plain._parameters["bias"] = None
+            place_module(bare, node, plain, fallback=node.name)
+        elif isinstance(module, BATCH_NORMS):
+            plain = _sharing(module)
+            plain._buffers["running_mean"] = torch.zeros_like(module.running_mean)  # type: ignore[arg-type]
+            if module.bias is not None:
+                plain._parameters["bias"] = nn.Parameter(torch.zeros_like(module.bias), requires_grad=False)
+            place_module(bare, node, plain, fallback=node.name)
+        elif node.op == "get_attr":
+            with bare.graph.inserting_after(node):
+                nothing = bare.graph.call_function(torch.zeros_like, (node,))
+            node.replace_all_uses_with(nothing, delete_user_cb=lambda user, made=nothing: user is not made)
+    _clean(bare)
+    return bare
+
+
+def _sharing(module: nn.Module) -> nn.Module:
+    """A module of its own with the same parameters and buffers."""
+    twin = copy.copy(module)
+    twin._parameters, twin._buffers = dict(module._parameters), dict(module._buffers)
+    return twin
 
 
 def _clean(graph: fx.GraphModule) -> None:

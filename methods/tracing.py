@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import math
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -13,11 +15,13 @@ from torch import fx, nn
 from methods.errors import ConversionError
 
 
-class QuantisedActivation(nn.Module):
-    """Marks the activations that a conversion turns into spiking neurons. Never traced through."""
+class Untraced(nn.Module):
+    """Marks modules that are one node of the graph, never traced through."""
 
 
-LEAVES: tuple[type[nn.Module], ...] = (QuantisedActivation,)
+class QuantisedActivation(Untraced):
+    """Marks the activations that a conversion turns into spiking neurons."""
+
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 SYNAPSES = (*CONVOLUTIONS, nn.Linear)
@@ -30,23 +34,34 @@ AVERAGE_POOLS = (
     nn.AdaptiveAvgPool2d,
     nn.AdaptiveAvgPool3d,
 )
-MAX_POOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AdaptiveMaxPool2d)
+MAX_POOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
 SHAPE_MODULES = (nn.Flatten, nn.Unflatten, nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 
 RELU_FUNCTIONS: tuple[Any, ...] = (F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_")
+MAX_POOL_FUNCTIONS: tuple[Any, ...] = (
+    F.max_pool1d,
+    F.max_pool2d,
+    F.max_pool3d,
+    torch.max_pool1d,
+    torch.max_pool2d,
+    torch.max_pool3d,
+)
 ADD_FUNCTIONS: tuple[Any, ...] = (operator.add, operator.iadd, torch.add, "add", "add_")
+IN_PLACE: tuple[Any, ...] = (F.relu_, torch.relu_, "relu_", F.hardtanh_, operator.iadd, "add_")
 SHAPE_FUNCTIONS: tuple[Any, ...] = (
     torch.flatten,
     torch.reshape,
     torch.squeeze,
     torch.unsqueeze,
     torch.permute,
+    torch.transpose,
     "flatten",
     "view",
     "reshape",
     "squeeze",
     "unsqueeze",
     "permute",
+    "transpose",
     "contiguous",
 )
 AVERAGE_FUNCTIONS: tuple[Any, ...] = (
@@ -66,21 +81,117 @@ CONCATENATIONS: tuple[Any, ...] = (torch.cat, torch.concat)
 
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, module: nn.Module, qualified_name: str) -> bool:
-        return isinstance(module, LEAVES) or super().is_leaf_module(module, qualified_name)
+        return isinstance(module, Untraced) or super().is_leaf_module(module, qualified_name)
 
 
 def trace(model: nn.Module) -> fx.GraphModule:
-    """The graph of `model`, sharing its parameters.
+    """The graph of `model`, sharing its parameters, without operations that write into their input.
 
-    Raises ConversionError where the forward pass depends on values (torch.fx cannot follow it).
+    Raises ConversionError where the forward pass depends on values (torch.fx cannot follow it), or writes into a tensor
+    that is read later through a reshaped view.
     """
     try:
-        return fx.GraphModule(model, _Tracer().trace(model))
+        model = _with_separate_activations(model)
+        graph = fx.GraphModule(model, _Tracer().trace(model))
     except Exception as error:  # fx raises whatever the forward pass raises on symbolic values
         raise ConversionError(
             f"{type(model).__name__} cannot be traced by torch.fx: {error}. "
             "Rewrite its forward pass without branches on tensor values."
         ) from error
+    _resolve_in_place(graph)
+    for node in list(graph.graph.nodes):
+        if is_call(node, (F.dropout,)):
+            # As a module it follows train() and eval(), instead of the mode at the time of tracing.
+            probability = node.kwargs.get("p", node.args[1] if len(node.args) > 1 else 0.5)
+            source = node.all_input_nodes[0]
+            place_module(graph, node, nn.Dropout(float(probability)), fallback=node.name)  # type: ignore[arg-type]
+            node.args, node.kwargs = (source,), {}
+    graph.graph.lint()
+    graph.recompile()
+    return graph
+
+
+def _with_separate_activations(model: nn.Module) -> nn.Module:
+    """The model itself, or a copy in which batch norms that carry an activation (timm's) are a norm, then the activation."""
+    if not any(_carries_activation(module) for module in model.modules()):
+        return model
+    model = copy.deepcopy(model)
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if _carries_activation(child):
+                setattr(parent, name, _separated(child))
+    return model
+
+
+def _carries_activation(module: nn.Module) -> bool:
+    return isinstance(module, BATCH_NORMS) and isinstance(getattr(module, "act", None), nn.Module)
+
+
+def _separated(norm: Any) -> nn.Module:
+    kind = next(kind for kind in BATCH_NORMS if isinstance(norm, kind))
+    plain = kind(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
+    plain.load_state_dict({key: value for key, value in norm.state_dict().items() if key in plain.state_dict()})
+    plain.to(norm.weight)
+    drop = getattr(norm, "drop", None)
+    parts = [plain, *([drop] if isinstance(drop, nn.Module) else []), norm.act]
+    return nn.Sequential(*parts).train(norm.training)
+
+
+def _resolve_in_place(graph: fx.GraphModule) -> None:
+    """Write out what in-place operations do: whoever reads the overwritten tensor later gets the result.
+
+    Afterwards the order of nodes alone says what is read, and in-place additions become plain ones: spikes and cached
+    currents must not be overwritten.
+    """
+    nodes = list(graph.graph.nodes)
+    order = {node: position for position, node in enumerate(nodes)}
+    for node in nodes:
+        if not _writes_in_place(graph, node):
+            continue
+        for alias in _aliases(graph, node.all_input_nodes[0], order, order[node]):
+            for user in [user for user in alias.users if order[user] > order[node]]:
+                if is_reshaping(graph, alias) and not _keeps_shape(graph, alias):
+                    raise ConversionError(
+                        f"{describe(graph, node)} writes in place into what {describe(graph, user)} reads through a view; "
+                        "use the operation that is not in place."
+                    )
+                user.replace_input_with(alias, node)
+        if is_addition(node):
+            node.op, node.target = "call_function", torch.add
+
+
+def _writes_in_place(graph: fx.GraphModule, node: fx.Node) -> bool:
+    module = module_of(graph, node)
+    if module is not None:
+        return bool(getattr(module, "inplace", False)) and is_relu(graph, node)
+    return is_call(node, IN_PLACE) or (is_relu(graph, node) and _asked_in_place(node))
+
+
+def _asked_in_place(node: fx.Node) -> bool:
+    position = {F.relu: 1, F.relu6: 1, F.hardtanh: 3}.get(node.target)  # type: ignore[arg-type]
+    given = node.kwargs.get("inplace", False)
+    return bool(given or (position is not None and len(node.args) > position and node.args[position]))
+
+
+def _aliases(graph: fx.GraphModule, start: fx.Node, order: dict[fx.Node, int], before: int) -> list[fx.Node]:
+    """The nodes up to `before` that share the memory of `start`: through views and layers that do nothing."""
+    found, waiting = [start], [start]
+    while waiting:
+        node = waiting.pop()
+        up = [node.all_input_nodes[0]] if _is_alias(graph, node) else []
+        for other in [*up, *(user for user in node.users if _is_alias(graph, user))]:
+            if order[other] < before and other not in found:
+                found.append(other)
+                waiting.append(other)
+    return found
+
+
+def _is_alias(graph: fx.GraphModule, node: fx.Node) -> bool:
+    return is_reshaping(graph, node) or _writes_in_place(graph, node)
+
+
+def _keeps_shape(graph: fx.GraphModule, node: fx.Node) -> bool:
+    return isinstance(module_of(graph, node), (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d))
 
 
 def module_of(graph: fx.GraphModule, node: fx.Node) -> nn.Module | None:
@@ -94,13 +205,35 @@ def is_call(node: fx.Node, functions: tuple[Any, ...]) -> bool:
 
 
 def is_relu(graph: fx.GraphModule, node: fx.Node) -> bool:
-    """Whether a node is a plain ReLU, as a module or a function."""
-    return isinstance(module_of(graph, node), nn.ReLU) or is_call(node, RELU_FUNCTIONS)
+    """Whether a node is a ReLU, clipped (ReLU6) or not, as a module or a function."""
+    return relu_ceiling(graph, node) is not None
+
+
+def relu_ceiling(graph: fx.GraphModule, node: fx.Node) -> float | None:
+    """Where a ReLU ends: infinity for a plain one, 6 for ReLU6; None if the node is no ReLU."""
+    module = module_of(graph, node)
+    if isinstance(module, nn.ReLU) or is_call(node, RELU_FUNCTIONS):
+        return math.inf
+    if isinstance(module, nn.ReLU6) or is_call(node, (F.relu6,)):
+        return 6.0
+    if isinstance(module, nn.Hardtanh):
+        low, high = module.min_val, module.max_val
+    elif is_call(node, (F.hardtanh, F.hardtanh_)):
+        given = dict(zip(("min_val", "max_val"), node.args[1:3], strict=False)) | dict(node.kwargs)
+        low, high = given.get("min_val", -1.0), given.get("max_val", 1.0)  # type: ignore[assignment]
+    else:
+        return None
+    return float(high) if low == 0 and high > 0 else None
 
 
 def is_addition(node: fx.Node) -> bool:
     """Whether a node adds two tensors."""
     return is_call(node, ADD_FUNCTIONS) and len(node.all_input_nodes) == 2
+
+
+def is_max_pool(graph: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether a node is a max-pool with windows, as a module or a function."""
+    return isinstance(module_of(graph, node), MAX_POOLS) or is_call(node, MAX_POOL_FUNCTIONS)
 
 
 def is_average(graph: fx.GraphModule, node: fx.Node) -> bool:

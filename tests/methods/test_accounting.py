@@ -8,7 +8,6 @@ from torch import nn
 
 from benchmark import registry
 from benchmark.conformance import quantised_network, random_images
-from methods.errors import ConversionError
 from methods.neurons import IFNeuron
 from methods.qcfs import QCFS, QCFSActivation
 from methods.tally import SpikeTally
@@ -42,6 +41,11 @@ def site_of(*behind: nn.Module, channels: int, size: int):
         (nn.Conv2d(2, 5, 1, stride=2), 2 * 4 * 5),
         (nn.AvgPool2d(2), 2 * 16),
         (nn.AvgPool2d(3, stride=1), 2 * 36),
+        # padding 1, kernel 3, stride 2: windows begin at -1 and 1 -> rows seen by 1, 2, 1, 1 -> 5 x 5
+        (nn.AvgPool2d(3, stride=2, padding=1), 2 * 25),
+        # kernel 3, stride 3: one window, and with ceil_mode a second one over the last row -> 1, 1, 1, 1
+        (nn.AvgPool2d(3), 2 * 9),
+        (nn.AvgPool2d(3, ceil_mode=True), 2 * 16),
         (nn.AdaptiveAvgPool2d(1), 2 * 16),
         (nn.AdaptiveAvgPool2d(3), 2 * 36),
         (nn.Sequential(nn.Flatten(), nn.Linear(32, 7)), 32 * 7),
@@ -217,8 +221,3 @@ def test_tally_with_different_fan_out_per_channel():
 def test_signed_tally_counts_both_signs():
     spikes, synops = SpikeTally(torch.ones(3) * 2, signed=True)(torch.tensor([[1.0, -1.0, 0.0]]))
     assert (spikes.tolist(), synops.tolist()) == ([2], [4])
-
-
-def test_padded_average_pooling_is_refused():
-    with pytest.raises(ConversionError, match="padding"):
-        site_of(nn.AvgPool2d(2, padding=1), channels=2, size=4)

@@ -188,7 +188,8 @@ def test_a_shared_relu_becomes_two_layers():
     [
         (F.gelu, "gelu.* has no spiking counterpart"),
         (torch.sigmoid, "sigmoid.* has no spiking counterpart"),
-        (lambda x: F.max_pool2d(F.relu(x), 2), "maximum of instantaneous spikes"),
+        (lambda x: F.max_pool2d(F.avg_pool2d(F.relu(x), 2), 2), "averages of spikes"),
+        (lambda x: F.max_pool2d(F.relu(x), 2, return_indices=True)[0], "no spiking counterpart|indices"),
     ],
 )
 def test_what_cannot_spike_is_refused_by_name(function, message):
