@@ -25,6 +25,7 @@ class MethodEntry:
     paper: str
     needs: str
     prelude: str
+    network: str = "quantised"
     version: int = 1
     timesteps: int = 32
 
@@ -70,6 +71,34 @@ METHODS: dict[str, MethodEntry] = {
         summary="bipolar neurons with a spike counter; the whole input at once, then settling to the quantised network",
         paper="You et al., ICML 2024, arXiv:2406.03470",
         needs="training",
+        prelude="none",
+    ),
+    "ftbc": MethodEntry(
+        target="methods.ftbc:FTBC",
+        summary="QCFS neurons with a calibrated correction of the current per channel and timestep",
+        paper="Wu et al., ECCV 2024, arXiv:2403.18388",
+        needs="training, calibration",
+        prelude="none",
+    ),
+    "threshold-balancing": MethodEntry(
+        target="methods.threshold_balancing:ThresholdBalancing",
+        summary="any ReLU network; thresholds are the largest activations, or a high percentile of them",
+        paper="Diehl et al., IJCNN 2015; Rueckauer et al., Front. Neurosci. 2017",
+        needs="calibration",
+        prelude="none",
+    ),
+    "ltb": MethodEntry(
+        target="methods.local_balancing:LocalThresholdBalancing",
+        summary="any ReLU network; thresholds grow by local gradient steps on what they clip",
+        paper="Bu, Li, Yu, CVPR 2025, arXiv:2409.03368",
+        needs="calibration",
+        prelude="none, or delay timesteps",
+    ),
+    "snn-calibration": MethodEntry(
+        target="methods.snn_calibration:SNNCalibration",
+        summary="any ReLU network; thresholds of least squared error, then bias or initial membrane corrected",
+        paper="Li et al., ICML 2021, arXiv:2106.06984",
+        needs="calibration",
         prelude="none",
     ),
 }

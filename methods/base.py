@@ -47,12 +47,10 @@ class ConversionMethod(ABC):
 
     Attributes:
         signed: whether the neurons emit negative spikes; max-pools then follow the neurons instead of preceding them.
-        calibration_images: how many calibration images `convert` needs, at most; 0: none.
     """
 
     name: ClassVar[str]
     signed: ClassVar[bool] = False
-    calibration_images: ClassVar[int] = 0
 
     @abstractmethod
     def activation(self) -> QuantisedActivation:
@@ -82,6 +80,11 @@ class ConversionMethod(ABC):
     def options(self) -> dict[str, Any]:
         """The fields of the dataclass with their values."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
+
+    @property
+    def calibration_images(self) -> int:
+        """How many calibration images `convert` uses, at most; 0: none but for the image shape."""
+        return 0
 
     @property
     def prelude_steps(self) -> int:
@@ -203,7 +206,7 @@ class ConversionMethod(ABC):
 
 def check_finite(model: nn.Module) -> None:
     """Raise ConversionError naming the first parameter or buffer with a NaN or infinite value."""
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+    for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise ConversionError(f"{name} has NaN or infinite values; the checkpoint is damaged or training diverged.")
 

@@ -204,6 +204,14 @@ class SpikingNetwork(nn.Module):
             return emitted
 
         simulate_layerwise(self._body, self._currents, steps, counted)
+        self._spikes, self._synops = totals["spikes"], totals["synops"]
+
+    @torch.no_grad()
+    def simulate_layers(self, images: Tensor, steps: int, at_neurons: AtNeurons) -> None:
+        """Simulate `images` layer after layer, to calibrate neurons on them; all per-image state is forgotten again."""
+        self._reset()
+        simulate_layerwise(self._body, self._before(images), steps, at_neurons)
+        self._reset()
 
     @torch.no_grad()
     def keep(self, mask: Tensor) -> None:
