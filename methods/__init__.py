@@ -101,6 +101,14 @@ METHODS: dict[str, MethodEntry] = {
         needs="calibration",
         prelude="none",
     ),
+    "surrogate": MethodEntry(
+        target="methods.surrogate:Surrogate",
+        summary="leaky neurons trained directly by backpropagation through time; nothing is converted",
+        paper="Zheng et al., AAAI 2021, arXiv:2011.05280; Deng et al., ICLR 2022, arXiv:2202.11946",
+        needs="training",
+        prelude="none",
+        timesteps=8,
+    ),
 }
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
@@ -115,6 +116,10 @@ class ConversionMethod(ABC):
             raise ConversionError(f"{type(ann).__name__} has no ReLU that {self.name} could replace.")
         self.finish_preparation(graph)
         return graph.train(ann.training)
+
+    def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """What training minimises, from the prepared network's output in training mode and labels [B]."""
+        return F.cross_entropy(outputs, labels)
 
     def finish_preparation(self, graph: fx.GraphModule) -> None:  # noqa: B027  (most methods add nothing)
         """Add to the prepared network what its training needs."""
