@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from benchmark.data.images import Images, Preprocessing
+from benchmark.errors import BenchmarkError
 
 # Batches end at multiples of this, where recordings are cut into shards, so a resumed run sees the same batches.
 BOUNDARY = 512
@@ -20,7 +21,8 @@ BOUNDARY = 512
 class Loader:
     """Gives batches (images on the device, labels) from the n-th image on when called with n.
 
-    Images are float [B, C, H, W] of `dtype`; labels are int64 [B] on the CPU.
+    Images are float [B, C, H, W] of `dtype`; labels are int64 [B] on the CPU. Lazy pixels are decoded in the workers.
+    Iterating raises DataError for an image that cannot be decoded.
     """
 
     images: Images
@@ -37,7 +39,10 @@ class Loader:
         loader = DataLoader(
             _Slices(self.images, ranges), batch_size=None, num_workers=self.workers, multiprocessing_context=context
         )
-        for pixels, labels in loader:
+        for batch in loader:
+            if isinstance(batch, BenchmarkError):
+                raise batch
+            pixels, labels = batch
             yield normalise(pixels.to(self.device), self.preprocessing, self.dtype), labels
 
 
@@ -60,13 +65,19 @@ def normalise(pixels: Tensor, preprocessing: Preprocessing, dtype: torch.dtype =
     return (pixels.to(dtype) / preprocessing.divisor - mean) / std
 
 
-class _Slices(Dataset[tuple[Tensor, Tensor]]):
+class _Slices(Dataset["tuple[Tensor, Tensor] | BenchmarkError"]):
+    """Batches; an error comes back as a value, because a worker's exception arrives buried in its traceback."""
+
     def __init__(self, images: Images, ranges: list[tuple[int, int]]):
         self._images, self._ranges = images, ranges
 
     def __len__(self) -> int:
         return len(self._ranges)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor] | BenchmarkError:
         first, end = self._ranges[index]
-        return torch.from_numpy(self._images.pixels[first:end]), torch.from_numpy(self._images.labels[first:end])
+        try:
+            pixels = self._images.pixels[first:end]
+        except BenchmarkError as error:
+            return error
+        return torch.from_numpy(pixels), torch.from_numpy(self._images.labels[first:end])

@@ -34,6 +34,11 @@ DATASETS: dict[str, DatasetEntry] = {
         "60,000 colour images, 32x32, 10 classes; train 45,000, calibration 5,000, test 10,000",
         model="resnet20",
     ),
+    "imagenet": DatasetEntry(
+        "benchmark.data.imagenet:ImageNet",
+        "50,000 validation images of ILSVRC2012, 1,000 classes; calibration 10,000, test 40,000",
+        model="resnet34",
+    ),
     "synthetic": DatasetEntry(
         "benchmark.data.synthetic:Synthetic",
         "seeded patterns, 3x8x8, 4 classes; for tests only",
