@@ -18,7 +18,7 @@ import click
 import torch
 from torch import nn
 
-from benchmark import registry
+from benchmark import backbones, registry
 from benchmark.numerics import choose_device, numerics
 from benchmark.provenance import device_name
 from benchmark.training import initialise_thresholds
@@ -57,7 +57,7 @@ def simulation(model: str, batch_size: int, timesteps: int, repeats: int, device
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(batch_size, 3, 32, 32, generator=generator)
     torch.manual_seed(0)
-    ann = registry.load("models", model)(3, 10).eval()
+    ann = backbones.build(model, 3, 10, 32).eval()
     method = registry.load("methods", "qcfs")()
     quantised = method.prepare(ann)
     initialise_thresholds(quantised, images[:8])

@@ -6,20 +6,22 @@ Pickled PyTorch files are read with `weights_only=True`; code in them is refused
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, ValidationError, field_validator
 
+from benchmark.backbones import TIMM, builders
 from benchmark.data.images import Preprocessing
-from benchmark.errors import CheckpointError, UsageError, unknown_name
+from benchmark.errors import CheckpointError, unknown_name
 from benchmark.spec import Frozen, Scalar
 from benchmark.store import write_atomic
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
 SUFFIX = ".safetensors"
@@ -58,21 +60,23 @@ def zoo() -> dict[str, Path]:
 
 
 def locate(source: str) -> Path:
-    """The file behind FILE or zoo:NAME. Raises UsageError for an unknown name or scheme, CheckpointError for no file."""
+    """The file behind FILE, zoo:NAME or timm:NAME; nothing is fetched.
+
+    Raises UsageError for an unknown name, CheckpointError for no file.
+    """
     if source.startswith("zoo:"):
         known = zoo()
         name = source.removeprefix("zoo:")
         if name not in known:
             raise unknown_name("checkpoint", name, known, "python -m benchmark list checkpoints")
         return known[name]
-    if source.startswith("timm:"):
-        raise UsageError(
-            f"{source}: timm's networks have ReLUs; this method needs a network trained with its own activations.",
-            "List checkpoints that fit with: python -m benchmark list checkpoints",
-        )
+    if source.startswith(TIMM):
+        from benchmark.backbones.from_timm import locate_timm
+
+        return locate_timm(source.removeprefix(TIMM))
     path = Path(source)
     if not path.is_file():
-        raise CheckpointError(f"checkpoint {source} does not exist.", "Pass a file, or zoo:NAME.")
+        raise CheckpointError(f"checkpoint {source} does not exist.", "Pass a file, zoo:NAME or timm:NAME.")
     return path
 
 
@@ -190,54 +194,31 @@ def _few(names: list[str]) -> str:
 
 
 def likely_backbone(state: Mapping[str, Tensor]) -> str | None:
-    """The backbone of ours whose weights match most of these by name and shape, if more than half do."""
-    import torch
+    """The backbone of ours, in any of its forms, whose weights match most of these by name and shape.
 
+    None if no more than half do.
+    """
     from benchmark import registry
 
     best, share = None, 0.5
     for name in registry.names("models"):
-        with torch.device("meta"):
+        for builder in builders(name):
             try:
-                own = registry.load("models", name)().state_dict()
-            except TypeError:
+                own = _shapes(builder)
+            except TypeError:  # a plug-in whose builder has no defaults
                 continue
-        hits = sum(key in own and own[key].shape == value.shape for key, value in state.items())
-        if hits / max(len(own), len(state)) > share:
-            best, share = name, hits / max(len(own), len(state))
+            hits = sum(own.get(key) == value.shape for key, value in state.items())
+            # Of all keys of the two: a smaller network, or one without some parts, must not look as good.
+            score = hits / len(own.keys() | state.keys())
+            if score > share:
+                best, share = name, score
     return best
 
 
-def from_akamaster(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights of akamaster's CIFAR ResNets (option-A shortcuts) for our ResNets, as exactly the same function.
-
-    The option-A shortcut, every second pixel with zero channels around, is a 1x1 convolution of stride 2 with a shifted
-    identity as its weight, followed by a batch norm that does nothing.
-    """
+@cache
+def _shapes(builder: Callable[[], nn.Module]) -> dict[str, torch.Size]:
+    """Names and shapes of a backbone's weights; on the meta device no numbers are made."""
     import torch
 
-    result = {}
-    for name, value in state.items():
-        layer = re.fullmatch(r"layer(\d+)\.(.+)", name)
-        result[f"stages.{int(layer[1]) - 1}.{layer[2]}" if layer else name.replace("linear.", "head.")] = value
-    for stage in (1, 2):
-        convolution = result.get(f"stages.{stage}.0.conv1.weight")
-        if convolution is None:
-            continue  # a foreign file: load_into names all that is missing
-        wide, narrow = convolution.shape[:2]
-        kernel = torch.zeros(wide, narrow, 1, 1)
-        first = (wide - narrow) // 2
-        kernel[first : first + narrow, :, 0, 0] = torch.eye(narrow)
-        zeros, ones = torch.zeros(wide), torch.ones(wide)
-        # The variance plus the batch norm's epsilon is 1, in float64 too.
-        norm = {
-            "weight": ones,
-            "bias": zeros,
-            "running_mean": zeros,
-            "running_var": ones.double() - 1e-5,
-            "num_batches_tracked": torch.tensor(0),
-        }
-        prefix = f"stages.{stage}.0.shortcut"
-        result |= {f"{prefix}.0.weight": kernel, **{f"{prefix}.1.{name}": value for name, value in norm.items()}}
-    counters = [name.replace("running_mean", "num_batches_tracked") for name in result if name.endswith("running_mean")]
-    return {**{name: torch.tensor(0) for name in counters}, **result}
+    with torch.device("meta"):
+        return {name: value.shape for name, value in builder().state_dict().items()}

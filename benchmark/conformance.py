@@ -21,9 +21,12 @@ from dynconf.recorder import record
 from dynconf.recording import Recording
 from methods.base import ConversionMethod
 from methods.network import SpikingNetwork
+from methods.neurons import SpikingNeuron
+from methods.quantisers import UniformQuantiser
 
 TIMESTEPS = 6
 CLASSES = 5
+ACTIVATIONS = {"plain": 3, "residual": 3, "pooled": 5}
 IMAGE = (3, 8, 8)
 
 
@@ -78,7 +81,24 @@ class _Residual(nn.Module):
         return self.head(x.mean((2, 3)))  # type: ignore[no-any-return]
 
 
-TINY: dict[str, Callable[[], nn.Module]] = {"plain": _Plain, "residual": _Residual}
+class _Pooled(nn.Module):
+    """What ImageNet's networks have: a max-pool behind the stem and a concatenation, a clipped ReLU, ReLUs in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.squeeze = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 4, 1)
+        self.left, self.right = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 6, 3, padding=1)
+        self.relu, self.clipped = nn.ReLU(inplace=True), nn.ReLU6(inplace=True)
+        self.pool, self.overlapping = nn.MaxPool2d(2), nn.MaxPool2d(3, 2, 1)
+        self.last, self.head = nn.Conv2d(10, 8, 3, padding=1), nn.Linear(8, CLASSES)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.relu(self.squeeze(self.pool(self.relu(self.stem(images)))))
+        x = self.overlapping(torch.cat([self.relu(self.left(x)), self.clipped(self.right(x))], 1))
+        return self.head(self.relu(self.last(x)).mean((2, 3)))  # type: ignore[no-any-return]
+
+
+TINY: dict[str, Callable[[], nn.Module]] = {"plain": _Plain, "residual": _Residual, "pooled": _Pooled}
 
 
 def tiny_network(name: str, seed: int = 0) -> nn.Module:
@@ -98,10 +118,9 @@ def tiny_network(name: str, seed: int = 0) -> nn.Module:
 def quantised_network(method: ConversionMethod, name: str, seed: int = 0) -> nn.Module:
     """A tiny network prepared for a method, with thresholds near the activations' range, float64, eval mode."""
     quantised = method.prepare(tiny_network(name, seed)).double().eval()
-    for parameter_name, parameter in quantised.named_parameters():
-        if parameter_name.endswith("threshold"):
-            with torch.no_grad():
-                parameter.fill_(1.25)
+    for module in quantised.modules():
+        if isinstance(module, UniformQuantiser):
+            module.set_top(1.25)
     return quantised
 
 
@@ -124,8 +143,9 @@ def check_all() -> list[Finding]:
     for name in registry.names("methods"):
         for tiny in TINY:
             findings += _guarded(f"method {name} / {tiny}", check_method(name, tiny))
-    for name in registry.names("policies"):
-        findings += _guarded(f"policy {name}", check_policy(name))
+    for policy in registry.names("policies"):
+        for name in registry.names("methods"):
+            findings += _guarded(f"policy {policy} / {name}", check_policy(policy, name))
     return findings
 
 
@@ -145,18 +165,26 @@ def check_method(name: str, tiny: str) -> Iterator[tuple[str, bool]]:
     quantised = quantised_network(method, tiny)
     before = {key: value.clone() for key, value in quantised.state_dict().items()}
     images = random_images(7)
-    network = method.convert(quantised, images)
+    network = method.convert(quantised, calibration_images(method))
     yield (
         "the input network is left unchanged",
         all(torch.equal(value, before[key]) for key, value in quantised.state_dict().items()),
     )
-    yield "every activation became a spiking layer", len(network.sites) == len(network.report.spiking_layers) > 0
+    replaced = set(network.report.spiking_layers)
+    yield (
+        "every activation became a spiking layer",
+        len(replaced) == ACTIVATIONS[tiny] and replaced <= {site.name for site in network.sites},
+    )
+    yield (
+        "latency has a prelude of at least zero timesteps",
+        0 <= network.prelude_steps <= network.streaming_prelude_steps,
+    )
     logits, spikes, synops = simulate(network, images)
     again = simulate(network, images)
     yield "the same images give the same result again", all(map(torch.equal, (logits, spikes, synops), again))
     yield "the network spikes", bool(spikes.sum() > 0)
-    limit = sum(site.neurons for site in network.sites)
-    yield "no neuron spikes twice in a timestep", bool((spikes <= limit).all())
+    yield "neurons emit unit spikes, negative ones only where declared", _emits_what_it_declares(network, images)
+    yield "a prelude is counted", _prelude_is_counted(network, images)
     yield "SynOps stay within all synapses", bool((synops <= sum(site.synapses for site in network.sites)).all())
     alone = [simulate(network, images[index : index + 1]) for index in range(len(images))]
     yield "an image's spikes do not depend on its batch", torch.equal(torch.cat([part[1] for part in alone], 1), spikes)
@@ -165,6 +193,39 @@ def check_method(name: str, tiny: str) -> Iterator[tuple[str, bool]]:
         torch.allclose(torch.cat([part[0] for part in alone], 1), logits, rtol=1e-12, atol=1e-12),
     )
     yield "keep(mask) equals the kept images alone", _keep_is_exact(network, images)
+
+
+def calibration_images(method: ConversionMethod) -> Tensor:
+    """Random images, as many as the method asks for, up to 16."""
+    return random_images(min(16, max(1, method.calibration_images)), seed=5)
+
+
+def _emits_what_it_declares(network: SpikingNetwork, images: Tensor) -> bool:
+    """Every spiking layer gives 0 and 1, or -1, 0 and 1 if it says `signed`, at every timestep."""
+    wrong: list[str] = []
+
+    def watch(name: str, neuron: SpikingNeuron) -> Callable[[nn.Module, object, Tensor], None]:
+        allowed = torch.tensor([-1.0, 0.0, 1.0] if neuron.kind == "signed" else [0.0, 1.0], dtype=torch.float64)
+
+        def check(module: nn.Module, inputs: object, spikes: Tensor) -> None:
+            if not bool(torch.isin(spikes.double(), allowed).all()):
+                wrong.append(name)
+
+        return check
+
+    handles = [neuron.register_forward_hook(watch(name, neuron)) for name, neuron in network.neurons.items()]
+    simulate(network, images)
+    for handle in handles:
+        handle.remove()
+    return not wrong
+
+
+def _prelude_is_counted(network: SpikingNetwork, images: Tensor) -> bool:
+    """After `begin` there are spikes and SynOps if and only if there is a prelude."""
+    network.begin(images)
+    some = bool(network.spikes.sum() > 0) and bool(network.synops.sum() > 0)
+    none = not bool(network.spikes.any()) and not bool(network.synops.any())
+    return some if network.prelude_steps else none
 
 
 def _keep_is_exact(network: SpikingNetwork, images: Tensor) -> bool:
@@ -178,10 +239,10 @@ def _keep_is_exact(network: SpikingNetwork, images: Tensor) -> bool:
     return torch.allclose(torch.stack(kept), alone, rtol=1e-12, atol=1e-12) and torch.equal(spikes, alone_spikes[-1])
 
 
-def check_policy(name: str) -> Iterator[tuple[str, bool]]:
-    """The promises of a policy, as (promise, kept)."""
-    method: ConversionMethod = registry.load("methods", "qcfs")()
-    network = method.convert(quantised_network(method, "plain"), random_images(1))
+def check_policy(name: str, method_name: str = "qcfs") -> Iterator[tuple[str, bool]]:
+    """The promises of a policy on recordings of a method, as (promise, kept)."""
+    method: ConversionMethod = registry.load("methods", method_name)()
+    network = method.convert(quantised_network(method, "plain"), calibration_images(method))
     recordings = {split: _recording(network, split) for split in ("calibration", "test")}
     policy = make_policy(PolicySpec(name=name))
     yield "it refuses to be fitted on test images", _refuses(policy, recordings["test"])

@@ -83,13 +83,14 @@ def curve(test: Recording) -> Curve:
     )
 
 
-def static(test: Recording) -> Static:
+def static(test: Recording, streaming_prelude: int | None = None) -> Static:
     """Fixed-time inference for all timesteps."""
     result = static_outcome(test)
     return Static(
         accuracy=estimate(result),
         latency=result.mean("latency"),
         prelude=test.info.prelude_steps,
+        streaming_prelude=streaming_prelude,
         spikes_per_image=result.mean("spikes"),
         synops_per_image=result.mean("synops"),
         macs_per_image=result.mean("macs"),

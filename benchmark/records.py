@@ -54,11 +54,15 @@ class Curve(Frozen):
 
 
 class Static(Frozen):
-    """Fixed-time inference for T_max timesteps; `latency` is prelude + T_max."""
+    """Fixed-time inference for T_max timesteps; `latency` is prelude + T_max.
+
+    `streaming_prelude` is the prelude on hardware where every layer waits for the one before it.
+    """
 
     accuracy: Estimate
     latency: float
     prelude: int
+    streaming_prelude: int | None = None
     spikes_per_image: float
     synops_per_image: float
     macs_per_image: float

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +28,8 @@ from dynconf.recorder import RecordingReport, is_out_of_memory, record
 from dynconf.recording import HEADER, Recording, RecordingError
 from methods.errors import ConversionError
 from methods.network import SpikingNetwork
+
+CONVERSION_BATCH = 50
 
 
 class Reporter(Protocol):
@@ -123,8 +125,7 @@ def _run(work: _Work, store: ResultStore, reporter: Reporter) -> ResultRecord:
         work.flags = torch_flags()
         with work.phases("convert"):
             quantised = build_network(prepared).to(device, dtype_of(spec.precision))
-            images, _ = next(iter(loaders["calibration"](0)))
-            network = prepared.method.convert(quantised, images)
+            network = prepared.method.convert(quantised, _conversion_images(work))
         reporter.say(str(network.report))
         with work.phases("ann"):
             ann = _ann_accuracy(quantised, loaders["test"])
@@ -148,13 +149,21 @@ def _run(work: _Work, store: ResultStore, reporter: Reporter) -> ResultRecord:
         flags=prepared.flags,
         ann=ann,
         curve=evaluation.curve(test),
-        static=evaluation.static(test),
+        static=evaluation.static(test, network.streaming_prelude_steps),
         policies=tuple(result for result, _ in judged),
         oracle=evaluation.oracle(test),
         measured=measured,
         provenance=_provenance(work),
         artifacts=artifacts,
     )
+
+
+def _conversion_images(work: _Work) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Calibration images for the conversion, in batches of a fixed size: that of the run must not change the result."""
+    prepared = work.prepared
+    images = prepared.calibration.first(min(max(1, prepared.method.calibration_images), len(prepared.calibration)))
+    dtype = dtype_of(prepared.spec.precision)
+    return iter(Loader(images, prepared.preprocessing, CONVERSION_BATCH, work.device, dtype)(0))
 
 
 @torch.no_grad()

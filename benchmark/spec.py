@@ -46,7 +46,7 @@ class RunSpec(Frozen):
 
     `dataset_fingerprint` and `weights.sha256` name the pixels and the weights themselves, so that two copies of
     a dataset or two checkpoints of the same name never share an id. `limit` and `calibration_size` are numbers of
-    images (None: all).
+    images (None: all). `preprocessing` is None where the weights carry it or the dataset's own is used.
     """
 
     method: str
@@ -63,16 +63,22 @@ class RunSpec(Frozen):
     precision: Precision = "fp32"
     limit: PositiveInt | None = None
     calibration_size: PositiveInt | None = None
+    preprocessing: dict[str, Any] | None = None
 
     @property
     def id(self) -> str:
         """First 12 hexadecimal digits of the sha256 of the canonical JSON; where the weights lay does not count."""
-        return digest(self.model_dump(mode="json", exclude={"weights": {"source"}}))
+        return digest(self._determining())
 
     @property
     def recording_id(self) -> str:
         """As `id`, without the policies: they are replayed on the same recording."""
-        return digest(self.model_dump(mode="json", exclude={"weights": {"source"}, "policies": True}))
+        return digest({key: value for key, value in self._determining().items() if key != "policies"})
+
+    def _determining(self) -> dict[str, Any]:
+        found = self.model_dump(mode="json", exclude={"weights": {"source"}})
+        # Ids from before there was such a field stay what they are.
+        return {key: value for key, value in found.items() if key != "preprocessing" or value is not None}
 
 
 class ExecSpec(Frozen):
@@ -115,3 +121,4 @@ class Cell(Frozen):
     precision: Precision = "fp32"
     limit: PositiveInt | None = None
     calibration_size: PositiveInt | None = None
+    preprocessing: dict[str, Any] | None = None

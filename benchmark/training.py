@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import click
@@ -16,10 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmark import registry
-from benchmark.checkpoints import Card, from_akamaster, load_into, read_weights, write_checkpoint
+from benchmark import backbones, registry
+from benchmark.checkpoints import Card, load_into, read_weights, write_checkpoint
 from benchmark.data.images import Images, Preprocessing
 from benchmark.errors import BenchmarkError
+from benchmark.foreign import translate
 from benchmark.loading import normalise
 from benchmark.options import build, parse_settings
 from methods.quantisers import UniformQuantiser
@@ -84,6 +85,7 @@ def train(
     preprocessing: Preprocessing,
     recipe: Recipe,
     *,
+    loss: Callable[[Tensor, Tensor], Tensor] | None = None,
     resume: Path | None = None,
     after_epoch: Callable[[int, float], None] | None = None,
 ) -> None:
@@ -94,6 +96,7 @@ def train(
         images: the training split.
         preprocessing: of the network.
         recipe: hyper-parameters; the same recipe, data, weights and machine give the same result.
+        loss: of the network's output and labels [B]; cross entropy by default.
         resume: a file that holds the state after each epoch; training goes on from there.
         after_epoch: called with the number of finished epochs and the mean loss.
 
@@ -126,18 +129,18 @@ def train(
             batch = normalise(pixels[chosen], preprocessing)
             if recipe.augment == "crop-flip":
                 batch = crop_and_flip(batch, generator)
-            loss = F.cross_entropy(model(batch), labels[chosen])
+            error = (loss or F.cross_entropy)(model(batch), labels[chosen])
             optimizer.zero_grad()
-            loss.backward()
+            error.backward()
             optimizer.step()
             schedule.step()
-            total += loss.item()
+            total += error.item()
             if not math.isfinite(total):
-                raise BenchmarkError(f"training diverged in epoch {epoch + 1}: the loss is {loss.item()}.")
+                raise BenchmarkError(f"training diverged in epoch {epoch + 1}: the loss is {error.item()}.")
         for name, module in model.named_modules():
             if isinstance(module, UniformQuantiser) and not module.top > 0:
                 raise BenchmarkError(
-                    f"{name} fell to {module.top:.3g} in epoch {epoch + 1}; start from a larger threshold."
+                    f"the threshold of {name} fell to {module.top:.3g} in epoch {epoch + 1}; start from a larger threshold."
                 )
         if resume is not None:
             write_state(
@@ -181,7 +184,7 @@ def accuracy(model: nn.Module, images: Images, preprocessing: Preprocessing, bat
 @click.option("--method", default="qcfs", help="Conversion method whose quantised ANN is trained.")
 @click.option("--set", "options", multiple=True, metavar="KEY=VALUE", help="Option of the method.")
 @click.option(
-    "--init", type=click.Path(path_type=Path), help="ReLU checkpoint to start from (akamaster's CIFAR ResNets)."
+    "--init", type=click.Path(path_type=Path), help="ReLU checkpoint to start from, in any format that `run` reads."
 )
 @click.option("--epochs", type=int, required=True)
 @click.option("--lr", type=float, default=0.1)
@@ -214,14 +217,15 @@ def main(
     recipe = Recipe(epochs=epochs, batch_size=batch_size, lr=lr, augment=augment, seed=seed)
     preprocessing = source.preprocessing
     if mean and std:
-        preprocessing = Preprocessing(
-            preprocessing.divisor, tuple(map(float, mean.split(","))), tuple(map(float, std.split(",")))
+        preprocessing = replace(
+            preprocessing, mean=tuple(map(float, mean.split(","))), std=tuple(map(float, std.split(",")))
         )
     images = source.split("train")
     torch.manual_seed(seed)
-    ann = registry.load("models", model)(images.pixels.shape[1], images.num_classes)
+    _, channels, size, _ = images.pixels.shape
+    ann = backbones.build(model, channels, images.num_classes, size)
     if init is not None:
-        load_into(ann, from_akamaster(read_weights(init)), init, model)
+        load_into(ann, translate(read_weights(init), model).state, init, model)
     conversion = build(registry.load("methods", method), parse_settings(options), f"method {method}")
     network = conversion.prepare(ann)
     if init is not None:
@@ -229,12 +233,13 @@ def main(
     network = network.to(memory_format=torch.channels_last)
     held_out = source.split("calibration")
 
-    def report(epoch: int, loss: float) -> None:
+    def report(epoch: int, error: float) -> None:
         click.echo(
-            f"epoch {epoch}/{epochs}: loss {loss:.4f}, calibration {accuracy(network, held_out, preprocessing):.4f}"
+            f"epoch {epoch}/{epochs}: loss {error:.4f}, calibration {accuracy(network, held_out, preprocessing):.4f}"
         )
 
-    train(network, images, preprocessing, recipe, resume=output.with_suffix(".state.pt"), after_epoch=report)
+    state = output.with_suffix(".state.pt")
+    train(network, images, preprocessing, recipe, loss=conversion.loss, resume=state, after_epoch=report)
     card = Card(
         model=model,
         method=method,

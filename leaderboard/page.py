@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from leaderboard import markdown
+from leaderboard.fixed_time import FIRST, fixed_time
 from leaderboard.rows import LEFT, Footnotes, rows
 from leaderboard.table import Table
 
@@ -25,6 +26,9 @@ either sign, SynOps are exact with padding and stride, energy is arithmetic only
 - **saved vs T_max**: latency saved against running every image for all timesteps.
 - **saved vs equal fixed T**: latency saved against the shortest fixed time T that is at least as accurate.
 - **losers / winners**: images that only fixed time, and that only the policy, classifies correctly.
+- **latency**, where it names a prelude: timesteps before the first answer, which are part of the latency; *streaming*
+  is what they are on hardware where every layer waits for the one before it. Rows are ranked by the former, as in the
+  literature.
 - **drop, upper 95%**: upper bound of the loss of accuracy against fixed time, in percentage points.
 - **reported**: accuracy in percent and latency that a paper claims for this cell, as the paper counts.
 
@@ -54,6 +58,8 @@ def _section(table: Table) -> str:
     blocks = [f'<a id="{table.slug}"></a>', f"## {title}", f"Protocol: {markdown.code(table.protocol)}"]
     if body:
         blocks.append(markdown.table(headers, body, LEFT))
+        blocks.append("Accuracy in percent after a fixed number of timesteps:")
+        blocks.append(markdown.table(*fixed_time(table), FIRST))
     remarks = footnotes.lines() + _missing(table)
     if remarks:
         blocks.append("\n".join(remarks))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmark.records import EqualFixed, Estimate, Latency, Measured, PolicyResult, ResultRecord
+from benchmark.records import EqualFixed, Estimate, Latency, Measured, PolicyResult, ResultRecord, Static
 from leaderboard import markdown, numerals
 from leaderboard.ranking import ranks
 from leaderboard.table import Table
@@ -79,7 +79,7 @@ def _fixed_row(record: ResultRecord, method: str) -> list[str]:
         f"fixed T={record.spec.timesteps}",
         numerals.percent(record.ann.accuracy.value),
         _accuracy(static.accuracy),
-        numerals.timesteps(static.latency) + _prelude(static.prelude),
+        numerals.timesteps(static.latency) + _prelude(static),
         ABSENT,
         ABSENT,
         ABSENT,
@@ -106,7 +106,7 @@ def _policy_row(record: ResultRecord, policy: PolicyResult, method: str, rank: i
         rule,
         numerals.percent(record.ann.accuracy.value),
         _accuracy(policy.accuracy),
-        _latency(policy.latency) + _prelude(record.static.prelude),
+        _latency(policy.latency) + _prelude(record.static),
         f"{numerals.percent(policy.saving.latency, 1)}%",
         _equal_fixed(policy.equal_fixed),
         f"{policy.losers} / {policy.winners}",
@@ -132,8 +132,12 @@ def _latency(latency: Latency) -> str:
     return f"{numerals.rounded(latency.mean)} \\[{numerals.rounded(low)}, {numerals.rounded(high)}\\]"
 
 
-def _prelude(prelude: int) -> str:
-    return f" (prelude {prelude})" if prelude else ""
+def _prelude(static: Static) -> str:
+    if not static.prelude:
+        return ""
+    streaming = static.streaming_prelude
+    waiting = f", streaming {streaming}" if streaming not in (None, static.prelude) else ""
+    return f" (prelude {static.prelude}{waiting})"
 
 
 def _rule(policy: PolicyResult) -> str:

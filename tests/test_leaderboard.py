@@ -162,7 +162,11 @@ def page_of(*records, problems=()):
 
 
 def rows_of(page):
-    """Every table row of a page as header -> cell."""
+    """Every row of the main tables of a page as header -> cell."""
+    return [row for row in all_rows_of(page) if "stopping rule" in row]
+
+
+def all_rows_of(page):
     found, headers = [], None
     for line in page.splitlines():
         if not line.startswith("|"):
@@ -191,6 +195,27 @@ def various():
         record("qffs", model="vgg", policies=()),
         record("qffs", protocol="another protocol"),
     ]
+
+
+# Fixed time
+
+
+def test_accuracy_after_fixed_times_with_and_without_the_prelude():
+    rows = [row for row in all_rows_of(page_of(record("qcfs"), record("cos", prelude=4))) if "prelude" in row]
+    qcfs, without, with_it = sorted(rows, key=lambda row: (row["method"], row["prelude"] != "none", row["prelude"]))[::-1]
+    assert (qcfs["method"], qcfs["prelude"]) == ("qcfs", "none")
+    assert {without["prelude"], with_it["prelude"]} == {"4, counted", "4, not counted"}
+    free, paid = (without, with_it) if "not" in without["prelude"] else (with_it, without)
+    curve = record("cos", prelude=4).curve.accuracy
+    assert free["T=8"] == numerals.percent(curve[7]) and paid["T=8"] == numerals.percent(curve[3])
+    assert paid["T=4"] == "—" and free["T=1"] == numerals.percent(curve[0])
+
+
+def test_a_streaming_prelude_is_shown_beside_the_one_that_ranks():
+    cos = edited(record("cos", prelude=4), ("static", "streaming_prelude"), 76)
+    page = page_of(cos)
+    assert "20 (prelude 4, streaming 76)" in page
+    assert "4, counted (streaming 76)" in page
 
 
 # Numbers

@@ -82,7 +82,7 @@ def test_a_threshold_that_falls_below_zero_is_named(images):
     for activation in (module for module in model.modules() if isinstance(module, QCFSActivation)):
         activation.threshold.data.fill_(-0.5)
         activation.threshold.requires_grad_(False)
-    with pytest.raises(BenchmarkError, match=r"features\.2\.threshold fell to -0\.5 in epoch 1"):
+    with pytest.raises(BenchmarkError, match=r"threshold of features\.2 fell to -0\.5 in epoch 1"):
         training.train(model, images, PREPROCESSING, recipe(lr=1e-6))
 
 

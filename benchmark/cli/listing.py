@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 COLUMNS = {
-    "methods": ("summary", "paper", "needs", "prelude"),
+    "methods": ("summary", "paper", "network", "needs", "prelude"),
     "datasets": ("summary",),
     "models": ("summary",),
     "policies": ("summary", "source"),

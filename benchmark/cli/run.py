@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import fields
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from benchmark.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, RecordError
+from benchmark.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, RecordError, UsageError
+
+if TYPE_CHECKING:
+    from benchmark.records import ResultRecord
+    from benchmark.spec import Cell, ExecSpec
 
 
 @click.command(
@@ -14,10 +21,15 @@ from benchmark.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, RecordError
 Examples:
   python -m benchmark run
   python -m benchmark run --method qcfs --dataset cifar10 --model resnet20 --data-dir DIR
+  python -m benchmark run --method all --dataset cifar10 --data-dir DIR --limit 1000
   python -m benchmark run --set levels=8 --timesteps 16 --policy fixed --policy dynamic-confidence
-  python -m benchmark run --policy 'dynamic-confidence[scale=30,threshold=0.6]' --json > record.json"""
+  python -m benchmark run --policy 'dynamic-confidence[scale=30,threshold=0.6]' --json > record.json
+  python -m benchmark run --method ltb --dataset imagenet --data-dir DIR --model squeezenet1_0 \\
+      --checkpoint FILE --preprocessing divisor=1 --preprocessing mean=123,117,104 --preprocessing crop=227"""
 )
-@click.option("--method", default="qcfs", show_default=True, help="Conversion method.")
+@click.option(
+    "--method", default="qcfs", show_default=True, help="Conversion method; `all`: every one that fits the weights."
+)
 @click.option("--dataset", default="digits", show_default=True, help="Dataset; must be on this disk, see prepare.")
 @click.option("--model", help="Backbone; the dataset's own by default.")
 @click.option("--checkpoint", metavar="FILE|zoo:NAME|timm:NAME", help="Weights; by default those of the zoo that fit.")
@@ -30,6 +42,13 @@ Examples:
     help="Stopping rule; may be repeated.  [default: dynamic-confidence]",
 )
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Option of the method; may be repeated.")
+@click.option(
+    "--preprocessing",
+    "geometry",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="For weights that do not say: divisor, mean, std, resize, crop, interpolation; lists with commas.",
+)
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first N test images.")
 @click.option("--calibration-size", type=click.IntRange(min=1), help="Only the first N calibration images.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of training and bootstrap.")
@@ -63,6 +82,7 @@ def run(
     timesteps: int | None,
     policies: tuple[str, ...],
     settings: tuple[str, ...],
+    geometry: tuple[str, ...],
     limit: int | None,
     calibration_size: int | None,
     seed: int,
@@ -82,25 +102,21 @@ def run(
     Without any flag: QCFS on scikit-learn's digits, with a small network trained in seconds.
     """
     from benchmark import registry
-    from benchmark.cli.tables import record_table
     from benchmark.options import parse_settings
-    from benchmark.reporting import Console
     from benchmark.spec import Cell, ExecSpec
-    from benchmark.store import DEFAULT_RESULTS, ResultStore
 
     for plugin in plugins:
         registry.load_plugin(plugin)
     # Names are checked before torch is imported: a typo should not cost seconds.
-    registry.entry("methods", method)
-    registry.entry("datasets", dataset)
-    if model is not None:
+    if method != EVERY:
+        registry.entry("methods", method)
+    entry = registry.entry("datasets", dataset)
+    if model is not None and not model.startswith("timm:"):
         registry.entry("models", model)
     for policy in policies:
         registry.entry("policies", policy.partition("[")[0])
 
     from benchmark.evaluation import parse_policy
-    from benchmark.runner import run as run_cell
-    from dynconf.recording import RecordingError
 
     specs = tuple(parse_policy(text) for text in policies or ("dynamic-confidence",))
     cell = Cell(
@@ -116,6 +132,7 @@ def run(
         precision=precision,  # type: ignore[arg-type]  # click has checked the choice
         limit=limit,
         calibration_size=calibration_size,
+        preprocessing=parse_preprocessing(geometry),
     )
     execution = ExecSpec(
         batch_size=batch_size,
@@ -125,6 +142,29 @@ def run(
         measure=measure,
         plugins=tuple(map(str, plugins)),
     )
+    if method == EVERY:
+        from benchmark.cli.every_method import run_every_method
+
+        return run_every_method(cell, entry, results, execution, as_json)
+    from benchmark.cli.tables import record_table
+
+    record = run_one(cell, results, execution)
+    click.echo(record_table(record), err=as_json)
+    if as_json:
+        click.echo(record.to_json(), nl=False)
+    return exit_code(record)
+
+
+EVERY = "all"
+
+
+def run_one(cell: Cell, results: Path | None, execution: ExecSpec) -> ResultRecord:
+    """Run a cell or take its record from the store, and say which on stderr."""
+    from benchmark.reporting import Console
+    from benchmark.runner import run as run_cell
+    from benchmark.store import DEFAULT_RESULTS, ResultStore
+    from dynconf.recording import RecordingError
+
     store = ResultStore(results or DEFAULT_RESULTS)
     try:
         record, stored = run_cell(cell, store, execution, Console())
@@ -134,7 +174,39 @@ def run(
         click.echo(f"record {record.id} was in the store already; --rerun repeats it", err=True)
     elif record.status == "ok":
         click.echo(f"wrote {store.path(record.spec)}", err=True)
-    click.echo(record_table(record), err=as_json)
-    if as_json:
-        click.echo(record.to_json(), nl=False)
+    return record
+
+
+def exit_code(record: ResultRecord) -> int:
+    """What the process returns for a record."""
     return {"ok": EXIT_OK, "skipped": EXIT_OK, "interrupted": EXIT_INTERRUPTED}.get(record.status, EXIT_FAILED)
+
+
+def parse_preprocessing(settings: Iterable[str]) -> dict[str, Any] | None:
+    """`KEY=VALUE` strings as the JSON of a Preprocessing, None if there are none. Raises UsageError for a wrong one."""
+    from benchmark.data.images import Preprocessing
+    from benchmark.options import parse_settings
+
+    given = parse_settings(settings)
+    if not given:
+        return None
+    numbers = {"divisor": "255", "mean": "0", "std": "1", **given}
+    try:
+        values: dict[str, Any] = {
+            key: [float(part) for part in value.split(",")] if key in ("mean", "std") else value
+            for key, value in numbers.items()
+        }
+        channels = max(len(values["mean"]), len(values["std"]))
+        for key in ("mean", "std"):
+            values[key] = values[key] * channels if len(values[key]) == 1 else values[key]
+        for key in ("resize", "crop"):
+            if key in values:
+                values[key] = int(values[key])
+        unknown = sorted(values.keys() - {item.name for item in fields(Preprocessing)})
+        if unknown:
+            raise UsageError(
+                f"preprocessing has no {unknown[0]!r}: {', '.join(i.name for i in fields(Preprocessing))}."
+            )
+        return Preprocessing.from_dict(values).to_dict()
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"--preprocessing: {error}.") from error

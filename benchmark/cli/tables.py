@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # listings show no records and need no pydantic
-    from benchmark.records import Estimate, PolicyResult, ResultRecord
+    from benchmark.records import Estimate, PolicyResult, ResultRecord, Static
 
 
 def plain_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -107,3 +107,65 @@ def record_table(record: ResultRecord) -> str:
             f"(ideal {measured.ideal_speedup:.2f}x); {measured.differing_images} images differ from the replay"
         )
     return "\n".join([*lines, *(f"note: {flag}" for flag in record.flags)])
+
+
+MILESTONES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+
+def comparison_tables(records: Sequence[ResultRecord]) -> str:
+    """Several methods side by side: accuracy after T timesteps, the same with the prelude counted, and what it costs."""
+    longest = max((record.spec.timesteps for record in records), default=0)
+    steps = [step for step in MILESTONES if step <= longest]
+    free = [[*_heading(record), *(_accuracy_at(record, step) for step in steps)] for record in records]
+    paid = [
+        [*_heading(record), *(_accuracy_at(record, step - _static(record).prelude) for step in steps)]
+        for record in records
+    ]
+    costs = [
+        [
+            record.spec.method,
+            str(record.spec.timesteps),
+            count(_static(record).spikes_per_image),
+            count(_static(record).synops_per_image),
+            count(_static(record).macs_per_image),
+            *(f"{value / 1e6:.2f}" for value in _static(record).energy.values()),
+            record.id,
+        ]
+        for record in records
+    ]
+    presets = list(_static(records[0]).energy) if records else []
+    names = ["method", "ANN", "prelude", *(str(step) for step in steps)]
+    return "\n".join(
+        [
+            "accuracy in % after that many timesteps, the prelude not counted",
+            plain_table(names, free),
+            "",
+            "accuracy in % at that latency: the prelude is part of it",
+            plain_table(names, paid),
+            "",
+            "one image, all timesteps and the prelude; energy of the arithmetic alone in µJ",
+            plain_table(["method", "T", "spikes", "SynOps", "MACs", *presets, "record"], costs),
+        ]
+    )
+
+
+def _static(record: ResultRecord) -> Static:
+    assert record.static is not None
+    return record.static
+
+
+def _heading(record: ResultRecord) -> list[str]:
+    assert record.ann is not None
+    static = _static(record)
+    streaming = static.streaming_prelude
+    prelude = str(static.prelude)
+    if streaming is not None and streaming != static.prelude:
+        prelude += f" (streaming {streaming})"
+    return [record.spec.method, f"{100 * record.ann.accuracy.value:.2f}", prelude]
+
+
+def _accuracy_at(record: ResultRecord, timestep: int) -> str:
+    assert record.curve is not None
+    if not 1 <= timestep <= len(record.curve.accuracy):
+        return "-"
+    return f"{100 * record.curve.accuracy[timestep - 1]:.2f}"

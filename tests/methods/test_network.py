@@ -18,7 +18,7 @@ from methods.qcfs import QCFS, QCFSActivation
 from methods.rewrite import fold_batch_norms
 from methods.tracing import trace
 
-TINY = ("plain", "residual")
+TINY = ("plain", "residual", "pooled")
 
 
 @pytest.mark.parametrize("tiny", TINY)

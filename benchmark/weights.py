@@ -1,0 +1,209 @@
+"""Where a network's weights come from, what they were trained for, and the network that is built from them."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmark import backbones, registry
+from benchmark.checkpoints import SUFFIX, Card, load_into, locate, read_card, read_weights, write_checkpoint, zoo
+from benchmark.data.images import ImageDataset, Images, Preprocessing
+from benchmark.errors import Incompatible, UsageError
+from benchmark.foreign import translate
+from benchmark.options import build
+from benchmark.spec import Cell, Scalar, digest
+from benchmark.store import file_name
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import nn
+
+    from benchmark.store import ResultStore
+    from methods.base import ConversionMethod
+
+RELU = "relu"
+# What a method's `network` says, in words.
+KINDS = {"quantised": "a network trained with quantised activations", RELU: "a plain ReLU network"}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Weights and what is known about them.
+
+    `method` is the one whose activations they were trained with, `relu` for a plain network; `options` are that
+    method's options as far as they are known.
+    """
+
+    path: Path
+    name: str
+    method: str
+    options: dict[str, Scalar] = field(default_factory=dict)
+    preprocessing: Preprocessing | None = None
+    card: Card | None = None
+    flags: tuple[str, ...] = ()
+
+
+def kind_of(method: str) -> str:
+    """Which networks a method converts: `quantised`, `relu` or `spiking`."""
+    return RELU if method == RELU else str(getattr(registry.entry("methods", method), "network", "quantised"))
+
+
+def trained_as(method: str) -> str:
+    """The method whose activations a network for `method` is trained with, `relu` for none."""
+    if kind_of(method) == RELU:
+        return RELU
+    return str(getattr(registry.entry("methods", method), "trained_as", "")) or method
+
+
+def find(cell: Cell, model: str, embedded: bool) -> Source | None:
+    """The weights that a cell asks for, or those of the zoo that fit; None means that they are to be trained.
+
+    Raises UsageError if there are none, or they are of another kind than the method converts.
+    """
+    if cell.checkpoint is not None:
+        source = describe(cell.checkpoint, model)
+        if kind_of(source.method) != kind_of(cell.method):
+            wanted = KINDS.get(kind_of(cell.method), "a network of its own")
+            raise UsageError(
+                f"{cell.method} converts {wanted}; {source.name} is "
+                f"{KINDS.get(kind_of(source.method), 'a spiking network')} ({source.method}).",
+                "See which method needs what: python -m benchmark list methods",
+            )
+        if kind_of(source.method) == "quantised" and "levels" not in {**source.options, **cell.method_options}:
+            raise UsageError(
+                f"{source.name} does not say how many levels its activations have.", "Say it with: --set levels=L"
+            )
+        return source
+    if embedded:
+        return None
+    fitting = []
+    for name, path in zoo().items():
+        card = read_card(path)
+        if card is None or (card.dataset, card.model) != (cell.dataset, model):
+            continue
+        if kind_of(card.method) == kind_of(cell.method):
+            fitting.append((card.method != cell.method, card.method != trained_as(cell.method), name))
+    if fitting:
+        return describe(f"zoo:{min(fitting)[-1]}", model)
+    raise UsageError(
+        f"no weights for {cell.method} on {cell.dataset} with {model}.",
+        "Pass --checkpoint FILE, zoo:NAME or timm:NAME; list what is there with: python -m benchmark list checkpoints",
+    )
+
+
+def describe(checkpoint: str, model: str) -> Source:
+    """What is known about FILE, zoo:NAME or timm:NAME. Raises UsageError or CheckpointError."""
+    path = locate(checkpoint)
+    if checkpoint.startswith(backbones.TIMM):
+        from benchmark.backbones.from_timm import timm_preprocessing
+
+        values = {"divisor": 255.0, **timm_preprocessing(checkpoint.removeprefix(backbones.TIMM))}
+        return Source(path, checkpoint, RELU, preprocessing=Preprocessing.from_dict(values))
+    # A record names no folders of this machine.
+    name = checkpoint if checkpoint.startswith("zoo:") else Path(checkpoint).name
+    card = read_card(path)
+    if card is not None:
+        preprocessing = Preprocessing.from_dict(card.preprocessing)
+        return Source(path, name, card.method, card.method_options, preprocessing, card, card.flags)
+    translation = translate(read_weights(path), model)
+    flags = translation.flags
+    if translation.source != "native":
+        flags = (*flags, f"weights in the format of {translation.source}")
+    return Source(path, name, translation.method, dict(translation.options), None, None, flags)
+
+
+def method_for(cell: Cell, source: Source | None) -> ConversionMethod:
+    """The method with the user's options, and for the rest those that the weights were trained with."""
+    cls = registry.load("methods", cell.method)
+    known = {item.name for item in dataclasses.fields(cls)}
+    trained = {key: value for key, value in (source.options if source else {}).items() if key in known}
+    return build(cls, {**trained, **cell.method_options}, f"method {cell.method}")  # type: ignore[no-any-return]
+
+
+def training_method(name: str, method: ConversionMethod, known: dict[str, Scalar]) -> ConversionMethod:
+    """The method called `name`, whose activations the network has, with options of `method` where `known` has none."""
+    if name == method.name:
+        return method
+    cls = registry.load("methods", name)
+    shared = {item.name for item in dataclasses.fields(cls)}
+    options = {key: value for key, value in method.options().items() if key in shared}
+    return build(cls, {**options, **known}, f"method {name}")  # type: ignore[no-any-return]
+
+
+def build_network(source: Source, method: ConversionMethod, model: str, images: Images) -> nn.Module:
+    """The network that `method` converts, with its weights, in eval mode.
+
+    Raises CheckpointError, or Incompatible if the method cannot convert this backbone.
+    """
+    _, channels, size, _ = images.pixels.shape
+    ann = backbones.build(model, channels, images.num_classes, size)
+    state = translate(read_weights(source.path), model).state
+    if source.method == RELU:
+        load_into(ann, state, source.path, model)
+        return prepared_by(method, ann, model).eval()
+    quantised = prepared_by(training_method(source.method, method, source.options), ann, model)
+    load_into(quantised, state, source.path, model)
+    return quantised.eval()
+
+
+def prepared_by(method: ConversionMethod, ann: nn.Module, model: str) -> nn.Module:
+    """`method.prepare(ann)`. Raises Incompatible with the reason if it cannot."""
+    from methods.errors import ConversionError
+
+    try:
+        return method.prepare(ann)
+    except ConversionError as error:
+        raise Incompatible(f"{method.name} cannot convert {model}: {error}") from error
+
+
+def train_embedded(
+    cell: Cell,
+    model: str,
+    method: ConversionMethod,
+    dataset: ImageDataset,
+    store: ResultStore,
+    say: Callable[[str], None],
+) -> Source:
+    """Train a network for an embedded dataset once; later runs find it in the results folder."""
+    import torch
+
+    from benchmark import training
+
+    images = dataset.split("train")
+    recipe = training.Recipe(epochs=30, batch_size=64, lr=0.1, seed=cell.seed)
+    name = trained_as(cell.method)
+    trainer = None if name == RELU else training_method(name, method, {})
+    options: dict[str, Any] = trainer.options() if trainer is not None else {}
+    identity = digest([cell.dataset, images.fingerprint, model, name, options, asdict(recipe)])
+    path = store.checkpoints / f"{cell.dataset}-{file_name(model)}-{name}-{identity}{SUFFIX}"
+    if not path.exists():
+        say(f"training {model} on {cell.dataset} ({len(images)} images, {recipe.epochs} epochs); kept for later runs")
+        _, channels, size, _ = images.pixels.shape
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(cell.seed)
+            network = backbones.build(model, channels, images.num_classes, size)
+        if trainer is not None:
+            network = prepared_by(trainer, network, model)
+            training.initialise_thresholds(network, training.first_batch(images, dataset.preprocessing))
+        loss = trainer.loss if trainer is not None else None
+        training.train(network, images, dataset.preprocessing, recipe, loss=loss)
+        calibration = dataset.split("calibration")
+        card = Card(
+            model=model,
+            method=name,
+            method_options=options,
+            dataset=cell.dataset,
+            num_classes=images.num_classes,
+            in_channels=channels,
+            recipe=asdict(recipe),
+            preprocessing=dataset.preprocessing.to_dict(),
+            training_fingerprint=images.fingerprint,
+            calibration_accuracy=training.accuracy(network, calibration, dataset.preprocessing),
+        )
+        write_checkpoint(path, network.state_dict(), card)
+    stored = read_card(path)
+    assert stored is not None
+    return Source(path, f"trained:{identity}", name, stored.method_options, dataset.preprocessing, stored, stored.flags)
