@@ -17,7 +17,7 @@ second input that is 1 in the first timestep only; soft reset by an integrator, 
 the simulators and chips with soft reset subtract v_threshold, which is then the wrong amount, most readers expect one
 input, and none takes the last for a neuron.
 
-A different reading stays possible, so `to_nir` refuses everything that it could only write inexactly.
+What could only be written inexactly is refused.
 """
 
 from __future__ import annotations
@@ -72,12 +72,11 @@ def to_nir(network: SpikingNetwork) -> nir.NIRGraph:
         raise ConversionError(
             f"NIR cannot say that in {network.report.method} the image and the biases act for some timesteps only."
         )
-    shapes_known = network.sites
-    assert shapes_known
+    neurons = sum(site.neurons for site in network.sites)
     writer = _Writer(network.graph)
     for node in network.graph.graph.nodes:
         writer.add(node)
-    metadata = {**RUN, "method": network.report.method}
+    metadata = {**RUN, "method": network.report.method, "neurons": neurons}
     return nir.NIRGraph(nodes=writer.nodes, edges=writer.edges, metadata=metadata)
 
 
@@ -105,7 +104,7 @@ class _Writer:
         elif self._signals[node] is not Signal.SIZE:
             self._carriers[node] = self._carried_by(node)
 
-    def _carried_by(self, node: fx.Node) -> tuple[str, ...]:  # noqa: PLR0911  (one per kind of operation)
+    def _carried_by(self, node: fx.Node) -> tuple[str, ...]:
         if node.op == "placeholder":
             if "input" in self.nodes:
                 self._refuse(node, "a second input")
@@ -144,7 +143,7 @@ class _Writer:
         factor = [value for value in node.args if isinstance(value, (int, float))]
         if is_call(node, (torch.mul, operator.mul)) and len(factor) == 1:
             return self._scale(after, factor[0])
-        self._refuse(node, "such an operation")
+        self._refuse(node, "what this operation does")
 
     def _convolution(
         self, node: fx.Node, layer: nn.Conv2d, before: tuple[int, ...], after: tuple[int, ...]
@@ -208,7 +207,7 @@ class _Writer:
 
     def _sum(self, node: fx.Node) -> tuple[str, ...]:
         """The terms of an addition: no node of its own, as edges into the same node add up."""
-        given = dict(zip(("input", "other"), node.args, strict=False)) | dict(node.kwargs)
+        given: dict[str, Any] = dict(zip(("input", "other"), node.args, strict=False)) | dict(node.kwargs)
         first, second = given["input"], given["other"]
         if not _shape(first) == _shape(second) == _shape(node):
             self._refuse(node, f"a sum of shapes {_shape(first)} and {_shape(second)}")

@@ -34,7 +34,8 @@ class Source:
     """Weights and what is known about them.
 
     `method` is the one whose activations they were trained with, `relu` for a plain network; `options` are that
-    method's options as far as they are known.
+    method's options as far as they are known. Where no card or catalogue says so, `stated` is False and the method is a
+    guess from the names of the weights: what does not fit is then told by loading them.
     """
 
     path: Path
@@ -44,6 +45,7 @@ class Source:
     preprocessing: Preprocessing | None = None
     card: Card | None = None
     flags: tuple[str, ...] = ()
+    stated: bool = True
 
 
 def kind_of(method: str) -> str:
@@ -65,17 +67,10 @@ def find(cell: Cell, model: str, embedded: bool) -> Source | None:
     """
     if cell.checkpoint is not None:
         source = describe(cell.checkpoint, model)
-        if kind_of(source.method) != kind_of(cell.method):
-            wanted = KINDS.get(kind_of(cell.method), "a network of its own")
-            raise UsageError(
-                f"{cell.method} converts {wanted}; {source.name} is "
-                f"{KINDS.get(kind_of(source.method), 'a spiking network')} ({source.method}).",
-                "See which method needs what: python -m benchmark list methods",
-            )
-        if kind_of(source.method) == "quantised" and "levels" not in {**source.options, **cell.method_options}:
-            raise UsageError(
-                f"{source.name} does not say how many levels its activations have.", "Say it with: --set levels=L"
-            )
+        if source.stated:
+            check_kind(source, cell.method)
+        elif "levels" in cell.method_options and "levels" not in source.options:
+            source = dataclasses.replace(source, options={**source.options, "levels": cell.method_options["levels"]})
         return source
     if embedded:
         return None
@@ -92,6 +87,17 @@ def find(cell: Cell, model: str, embedded: bool) -> Source | None:
         f"no weights for {cell.method} on {cell.dataset} with {model}.",
         "Pass --checkpoint FILE, zoo:NAME or timm:NAME; list what is there with: python -m benchmark list checkpoints",
     )
+
+
+def check_kind(source: Source, method: str) -> None:
+    """Raise UsageError unless the weights are of the kind that `method` converts."""
+    if kind_of(source.method) != kind_of(method):
+        wanted = KINDS.get(kind_of(method), "a network of its own")
+        found = KINDS.get(kind_of(source.method), "a spiking network")
+        raise UsageError(
+            f"{method} converts {wanted}; {source.name} is {found} ({source.method}).",
+            "See which method needs what: python -m benchmark list methods",
+        )
 
 
 def describe(checkpoint: str, model: str) -> Source:
@@ -112,7 +118,7 @@ def describe(checkpoint: str, model: str) -> Source:
     flags = translation.flags
     if translation.source != "native":
         flags = (*flags, f"weights in the format of {translation.source}")
-    return Source(path, name, translation.method, dict(translation.options), None, None, flags)
+    return Source(path, name, translation.method, dict(translation.options), flags=flags, stated=False)
 
 
 def method_for(cell: Cell, source: Source | None) -> ConversionMethod:
@@ -136,16 +142,23 @@ def training_method(name: str, method: ConversionMethod, known: dict[str, Scalar
 def build_network(source: Source, method: ConversionMethod, model: str, images: Images) -> nn.Module:
     """The network that `method` converts, with its weights, in eval mode.
 
-    Raises CheckpointError, or Incompatible if the method cannot convert this backbone.
+    Raises CheckpointError if the weights do not fit, UsageError if they are of another kind than the method converts or
+    do not say their levels, Incompatible if the method cannot convert this backbone.
     """
     _, channels, size, _ = images.pixels.shape
     ann = backbones.build(model, channels, images.num_classes, size)
     state = translate(read_weights(source.path), model).state
     if source.method == RELU:
         load_into(ann, state, source.path, model)
+        check_kind(source, method.name)
         return prepared_by(method, ann, model).eval()
     quantised = prepared_by(training_method(source.method, method, source.options), ann, model)
     load_into(quantised, state, source.path, model)
+    check_kind(source, method.name)
+    if kind_of(source.method) == "quantised" and "levels" not in source.options:
+        raise UsageError(
+            f"{source.name} does not say how many levels its activations have.", "Say it with: --set levels=L"
+        )
     return quantised.eval()
 
 

@@ -203,6 +203,7 @@ def record_document() -> dict[str, Any]:
             "accuracy": estimate,
             "latency": 3.0,
             "prelude": 0,
+            "streaming_prelude": 0,
             "spikes_per_image": 2 / 3,
             "synops_per_image": 1e22,
             "macs_per_image": 123456789.123456789,

@@ -355,7 +355,7 @@ def test_selftest_passes(call):
     answer = call("selftest", "--json")
     findings = json.loads(answer.out)
     assert answer.code == 0 and all(finding["passed"] for finding in findings)
-    assert {"method qcfs / plain", "method qcfs / residual", "policy dynamic-confidence"} <= {
+    assert {"method qcfs / plain", "method qcfs / residual", "policy dynamic-confidence / qcfs"} <= {
         finding["subject"] for finding in findings
     }
     assert f"{len(findings)} passed, 0 failed" in answer.err

@@ -62,7 +62,14 @@ def test_the_document_of_these_tests_has_every_field(make_record):
     """Otherwise the test above would not notice a field that is lost."""
     document = json.loads(make_record().to_json())
     empty = {dotted(place) for place, value in leaves(document) if value in (None, [], {})}
-    assert empty == {"reason", "traceback", "provenance.submit_sha", "provenance.slurm", "spec.calibration_size"}
+    assert empty == {
+        "reason",
+        "traceback",
+        "provenance.submit_sha",
+        "provenance.slurm",
+        "spec.calibration_size",
+        "spec.preprocessing",
+    }
 
 
 def test_the_contract_names(make_record):
@@ -244,6 +251,7 @@ OTHER = {
     "precision": "fp64",
     "limit": 7,
     "calibration_size": 5,
+    "preprocessing": {"divisor": 1.0, "mean": [0.0], "std": [1.0], "crop": 227},
 }
 
 

@@ -55,7 +55,9 @@ def fitting_cells(cell: Cell, dataset: Any) -> list[Cell]:
         own = {key: value for key, value in cell.method_options.items() if key in options}
         each = cell.model_copy(update={"method": name, "method_options": own})
         try:
-            weights.find(each, model, bool(getattr(dataset, "embedded", False)))
+            source = weights.find(each, model, bool(getattr(dataset, "embedded", False)))
+            if source is not None:
+                weights.check_kind(source, name)
         except UsageError as error:
             reasons.append(f"{name}: not run: {str(error).partition(chr(10))[0]}")
         else:
