@@ -17,10 +17,10 @@ How NeuroBench 2.3.0 counts (Yik et al. 2025, arXiv:2304.04640), beside our SynO
 * `Dense` is our MACs, once and per timestep, and for every timestep all synapses of convolutions and linear layers behind
   spikes.
 * Weights that are exactly zero are no synapses there, but for `Dense`; here they are.
-* Both say so per image, and count both signs of signed spikes.
+* Both count negative spikes like positive ones, and give numbers per image.
 
 NeuroBench sums in the precision of the layer: in float32, counts beyond 2^24 per layer, batch and timestep are rounded.
-`MembraneUpdates` and `NeuronOperations` know the neurons of snnTorch alone; of ours they report 0.
+`MembraneUpdates` and `NeuronOperations` know the neurons of snnTorch alone; for ours `Benchmark` reports 0.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from methods.network import SpikingNetwork
 
 try:
     from neurobench.models import NeuroBenchModel
-except (ImportError, OSError) as error:  # a torchaudio built for another torch fails with OSError
+except ImportError as error:
     raise UsageError(
         f"This needs NeuroBench, which cannot be imported: {error}.", 'pip install "dynconf-bench[neurobench]"'
     ) from error

@@ -122,17 +122,25 @@ def describe(checkpoint: str, model: str) -> Source:
 
 
 def method_for(cell: Cell, source: Source | None) -> ConversionMethod:
-    """The method with the user's options, and for the rest those that the weights were trained with."""
+    """The method with the user's options, and for the rest those that the weights were trained with.
+
+    Raises UsageError for an unknown option, or other levels than the weights have.
+    """
     cls = registry.load("methods", cell.method)
     known = {item.name for item in dataclasses.fields(cls)}
     trained = {key: value for key, value in (source.options if source else {}).items() if key in known}
-    return build(cls, {**trained, **cell.method_options}, f"method {cell.method}")  # type: ignore[no-any-return]
+    method = build(cls, {**trained, **cell.method_options}, f"method {cell.method}")
+    if "levels" in trained and method.levels != int(trained["levels"]):
+        assert source is not None
+        raise UsageError(
+            f"{source.name} was trained with {trained['levels']} levels, not {method.levels}.",
+            "Leave levels out, or train a network with them.",
+        )
+    return method  # type: ignore[no-any-return]
 
 
 def training_method(name: str, method: ConversionMethod, known: dict[str, Scalar]) -> ConversionMethod:
     """The method called `name`, whose activations the network has, with options of `method` where `known` has none."""
-    if name == method.name:
-        return method
     cls = registry.load("methods", name)
     shared = {item.name for item in dataclasses.fields(cls)}
     options = {key: value for key, value in method.options().items() if key in shared}

@@ -1,0 +1,201 @@
+"""Which weights a method runs on: of its own kind, from whoever trained them, with the options they were trained with."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from conftest import Answer
+
+import methods
+from benchmark import weights
+from benchmark.backbones.small_cnn import small_cnn
+from benchmark.checkpoints import read_card
+from benchmark.records import parse_record
+
+EVERY = sorted(methods.METHODS)
+
+
+def test_every_method_says_what_it_converts():
+    for name, entry in methods.METHODS.items():
+        assert entry.network in ("quantised", "relu", "spiking"), name
+        trained = weights.trained_as(name)
+        assert trained == "relu" or methods.METHODS[trained].network == entry.network, name
+        assert (trained == "relu") == (entry.network == "relu"), name
+
+
+@pytest.fixture(scope="module")
+def every(cli, tmp_path_factory):
+    """`run --method all` on a few images of the synthetic dataset; answer and folder."""
+    folder = tmp_path_factory.mktemp("every method")
+    command = "run --method all --dataset synthetic --results r --limit 24 --calibration-size 24 --timesteps 12 --set"
+    answer = cli(*command.split(), "iterations=2", "--set", "prelude_length=3", "--json", cwd=folder)
+    assert answer.code == 0, answer.err
+    return answer, folder
+
+
+def records(every) -> dict:
+    answer: Answer = every[0]
+    return {document["spec"]["method"]: document for document in json.loads(answer.out)}
+
+
+def test_one_command_runs_every_method(every):
+    found = records(every)
+    assert sorted(found) == EVERY
+    assert all(document["status"] == "ok" for document in found.values())
+    for method, document in found.items():
+        path = every[1] / "r" / "synthetic" / "small-cnn" / method / f"{document['id']}.json"
+        assert parse_record(path.read_text()).to_json() == path.read_text()
+
+
+def test_methods_share_the_networks_they_can(every):
+    """Four trainings serve all methods: QCFS, LSQ, ReLU and surrogate."""
+    by_weights = {}
+    for method, document in records(every).items():
+        by_weights.setdefault(document["spec"]["weights"]["sha256"], set()).add(method)
+    assert sorted(map(sorted, by_weights.values())) == [
+        ["cos", "ftbc", "qcfs", "snm", "srp"],
+        ["ltb", "snn-calibration", "threshold-balancing"],
+        ["qffs", "st-bif"],
+        ["surrogate"],
+    ]
+    cards = {read_card(path).method for path in (every[1] / "r" / "checkpoints").glob("*.safetensors")}
+    assert cards == {"qcfs", "relu", "qffs", "surrogate"}
+    accuracies = {document["ann"]["accuracy"]["value"] for document in records(every).values()}
+    assert min(accuracies) > 0.5  # all four have learnt something
+
+
+def test_options_reach_the_methods_that_have_them(every):
+    found = {method: document["spec"]["method_options"] for method, document in records(every).items()}
+    assert found["cos"]["iterations"] == found["ltb"]["iterations"] == 2
+    assert found["srp"]["prelude_length"] == found["cos"]["prelude_length"] == 3
+    assert "iterations" not in found["qcfs"]
+
+
+def test_latency_holds_the_prelude_everywhere(every):
+    for method, document in records(every).items():
+        prelude = 3 if method in ("srp", "cos") else 0
+        static = document["static"]
+        assert (static["prelude"], static["latency"]) == (prelude, prelude + 12)
+        assert static["streaming_prelude"] == (9 if method == "cos" else prelude)  # three layers of neurons
+        for policy in document["policies"]:
+            assert policy["latency"]["mean"] >= prelude + 1
+        assert document["oracle"]["consistency"]["latency"] >= prelude + 1
+
+
+def test_qffs_is_its_network_once_it_has_settled(every):
+    for method in ("qffs", "st-bif"):
+        document = records(every)[method]
+        curve = document["curve"]
+        assert curve["accuracy"][-1] == document["ann"]["accuracy"]["value"]
+        assert curve["spikes_per_image"][-1] == curve["spikes_per_image"][-2]  # silent at the end
+
+
+def test_the_table_compares_with_and_without_the_prelude(every):
+    text = every[0].err
+    assert "the prelude not counted" in text and "the prelude is part of it" in text
+    free, paid = text.partition("the prelude is part of it")[::2]
+    (line,) = [line for line in free.splitlines() if line.startswith("srp ")]
+    assert line.split()[:2] == ["srp", f"{100 * records(every)['srp']['ann']['accuracy']['value']:.2f}"]
+    (line,) = [line for line in paid.splitlines() if line.startswith("srp ") and "µJ" not in line and "." in line][:1]
+    assert line.split()[3:5] == ["-", "-"]
+    assert "int8-45nm" in text
+
+
+def test_an_option_that_no_method_has(cli, tmp_path):
+    answer = cli("run", "--method", "all", "--set", "levles=8", cwd=tmp_path)
+    assert answer.code == 2
+    assert "no method has an option 'levles'" in answer.err and "Did you mean 'levels'" in answer.err
+
+
+@pytest.fixture
+def run(call, tmp_path):
+    """`run` on a few images, in this process."""
+
+    def start(*arguments):
+        few = ("--limit", 20, "--calibration-size", 20, "--timesteps", 4, "--results", tmp_path / "results")
+        return call("run", *few, *arguments)
+
+    return start
+
+
+def test_every_quantised_method_runs_on_one_checkpoint(run, finished, tmp_path):
+    """The levels come from the card, whatever the method's own default is."""
+    for method in EVERY:
+        answer = run("--method", method, "--checkpoint", finished.checkpoint, "--json")
+        if methods.METHODS[method].network == "quantised":
+            assert answer.code == 0, answer.err
+            assert json.loads(answer.out)["spec"]["method_options"]["levels"] == 4
+        else:
+            assert answer.code == 2 and f"{method} converts" in answer.err
+            assert "is a network trained with quantised activations (qcfs)" in answer.err
+
+
+def test_other_levels_than_those_of_the_weights_are_refused(run, finished, tmp_path):
+    for method in ("qcfs", "qffs"):
+        flags = ("--method", method, "--checkpoint", finished.checkpoint, "--set", "levels=8", "--json")
+        answer = run(*flags)
+        assert answer.code == 2 and "was trained with 4 levels, not 8" in answer.err
+
+
+def test_a_plain_network_is_no_quantised_one(run, finished, tmp_path):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        torch.save(small_cnn().state_dict(), tmp_path / "plain.pt")
+    refused = run("--checkpoint", tmp_path / "plain.pt")
+    assert refused.code == 2 and "plain.pt is a plain ReLU network" in refused.err
+    answer = run("--method", "ltb", "--checkpoint", tmp_path / "plain.pt", "--json")
+    assert answer.code == 0, answer.err
+    assert json.loads(answer.out)["spec"]["weights"]["source"] == "plain.pt"
+    assert any("preprocessing assumed" in flag for flag in json.loads(answer.out)["flags"])
+
+
+def test_weights_that_do_not_say_their_levels(run, finished, tmp_path):
+    state = methods.get("qcfs")(levels=4).prepare(small_cnn()).state_dict()
+    torch.save(state, tmp_path / "quantised.pt")
+    refused = run("--method", "srp", "--checkpoint", tmp_path / "quantised.pt")
+    assert refused.code == 2 and "does not say how many levels" in refused.err and "--set levels=L" in refused.err
+    given = ("--method", "srp", "--checkpoint", tmp_path / "quantised.pt", "--set", "levels=4", "--json")
+    answer = run(*given)
+    assert answer.code == 0, answer.err
+
+
+def test_preprocessing_by_hand_belongs_to_the_result(run, finished, tmp_path):
+    torch.save(small_cnn().state_dict(), tmp_path / "plain.pt")
+    command = ("--method", "threshold-balancing", "--checkpoint", tmp_path / "plain.pt", "--json")
+    ids = set()
+    for settings in ((), ("divisor=16",), ("divisor=16", "mean=0.3", "std=0.4")):
+        flags = [part for setting in settings for part in ("--preprocessing", setting)]
+        answer = run(*command, *flags)
+        assert answer.code == 0, answer.err
+        document = json.loads(answer.out)
+        ids.add(document["id"])
+        assert (document["spec"]["preprocessing"] is None) == (not settings)
+        assert any("preprocessing assumed" in flag for flag in document["flags"]) == (not settings)
+    assert len(ids) == 3
+    for wrong, message in (("size=3", "no 'size'"), ("divisor=x", "could not convert"), ("crop=4", "crop")):
+        answer = run(*command, "--preprocessing", wrong)
+        assert answer.code == 2 and message in answer.err, wrong
+
+
+@pytest.mark.parametrize("method", ["ltb", "threshold-balancing", "snn-calibration", "ftbc", "cos"])
+def test_batch_size_and_precision_do_not_decide_what_is_calibrated(run, tmp_path, method):
+    found = []
+    for batch_size in (5, 64):
+        flags = (
+            "--dataset",
+            "synthetic",
+            "--method",
+            method,
+            "--precision",
+            "fp64",
+            "--json",
+            "--batch-size",
+            batch_size,
+        )
+        answer = run(*flags, "--results", tmp_path / str(batch_size))
+        assert answer.code == 0, answer.err
+        document = json.loads(answer.out)
+        found.append({key: document[key] for key in ("id", "curve", "static", "policies", "ann")})
+    assert found[0] == found[1]
