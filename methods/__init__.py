@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 class MethodEntry:
     """One line of the table: where the class is, and what a user wants to know before importing it.
 
-    `version` is raised whenever the method's numbers change, so that old and new results never share an id.
+    `network` says what is converted: a `quantised` network (any uniform quantiser will do), a plain `relu` network, or a
+    `spiking` one that was trained as such; `trained_as` names the method whose activations a quantised network is
+    trained with, if that is another. `version` is raised whenever the method's numbers change, so that old and new
+    results never share an id.
     """
 
     target: str
@@ -26,6 +29,7 @@ class MethodEntry:
     needs: str
     prelude: str
     network: str = "quantised"
+    trained_as: str = ""
     version: int = 1
     timesteps: int = 32
 
@@ -51,6 +55,7 @@ METHODS: dict[str, MethodEntry] = {
         paper="Hao et al., AAAI 2023, arXiv:2302.02091",
         needs="training",
         prelude="tau timesteps",
+        trained_as="qcfs",
     ),
     "cos": MethodEntry(
         target="methods.cos:COS",
@@ -58,6 +63,7 @@ METHODS: dict[str, MethodEntry] = {
         paper="Hao et al., ICLR 2023, arXiv:2302.10685",
         needs="training",
         prelude="rho timesteps (streaming: depth * rho)",
+        trained_as="qcfs",
     ),
     "snm": MethodEntry(
         target="methods.snm:SNM",
@@ -65,6 +71,7 @@ METHODS: dict[str, MethodEntry] = {
         paper="Wang et al., IJCAI 2022",
         needs="training",
         prelude="none",
+        trained_as="qcfs",
     ),
     "st-bif": MethodEntry(
         target="methods.st_bif:STBIF",
@@ -72,6 +79,7 @@ METHODS: dict[str, MethodEntry] = {
         paper="You et al., ICML 2024, arXiv:2406.03470",
         needs="training",
         prelude="none",
+        trained_as="qffs",
     ),
     "ftbc": MethodEntry(
         target="methods.ftbc:FTBC",
@@ -79,6 +87,7 @@ METHODS: dict[str, MethodEntry] = {
         paper="Wu et al., ECCV 2024, arXiv:2403.18388",
         needs="training, calibration",
         prelude="none",
+        trained_as="qcfs",
     ),
     "threshold-balancing": MethodEntry(
         target="methods.threshold_balancing:ThresholdBalancing",
@@ -86,6 +95,7 @@ METHODS: dict[str, MethodEntry] = {
         paper="Diehl et al., IJCNN 2015; Rueckauer et al., Front. Neurosci. 2017",
         needs="calibration",
         prelude="none",
+        network="relu",
     ),
     "ltb": MethodEntry(
         target="methods.local_balancing:LocalThresholdBalancing",
@@ -93,6 +103,7 @@ METHODS: dict[str, MethodEntry] = {
         paper="Bu, Li, Yu, CVPR 2025, arXiv:2409.03368",
         needs="calibration",
         prelude="none, or delay timesteps",
+        network="relu",
     ),
     "snn-calibration": MethodEntry(
         target="methods.snn_calibration:SNNCalibration",
@@ -100,6 +111,7 @@ METHODS: dict[str, MethodEntry] = {
         paper="Li et al., ICML 2021, arXiv:2106.06984",
         needs="calibration",
         prelude="none",
+        network="relu",
     ),
     "surrogate": MethodEntry(
         target="methods.surrogate:Surrogate",
@@ -108,6 +120,7 @@ METHODS: dict[str, MethodEntry] = {
         needs="training",
         prelude="none",
         timesteps=8,
+        network="spiking",
     ),
 }
 
