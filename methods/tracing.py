@@ -130,8 +130,8 @@ def _carries_activation(module: nn.Module) -> bool:
 def _separated(norm: Any) -> nn.Module:
     kind = next(kind for kind in BATCH_NORMS if isinstance(norm, kind))
     plain = kind(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
-    plain.load_state_dict({key: value for key, value in norm.state_dict().items() if key in plain.state_dict()})
     plain.to(norm.weight)
+    plain.load_state_dict({key: value for key, value in norm.state_dict().items() if key in plain.state_dict()})
     drop = getattr(norm, "drop", None)
     parts = [plain, *([drop] if isinstance(drop, nn.Module) else []), norm.act]
     return nn.Sequential(*parts).train(norm.training)

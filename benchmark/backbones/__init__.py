@@ -93,7 +93,7 @@ def build(name: str, in_channels: int, num_classes: int, image_size: int) -> nn.
     if name.startswith(TIMM):
         from benchmark.backbones.from_timm import create
 
-        return create(name.removeprefix(TIMM), in_channels, num_classes)
+        return create(name.removeprefix(TIMM), in_channels, num_classes, image_size)
     found = builders(name)
     return found[-1 if image_size >= LARGE_IMAGES else 0](in_channels, num_classes)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,12 +28,28 @@ def check_name(name: str) -> None:
         raise unknown_name("timm model", name, [*tagged, architecture], _LISTING)
 
 
-def create(name: str, in_channels: int, num_classes: int) -> nn.Module:
+def create(name: str, in_channels: int, num_classes: int, image_size: int) -> nn.Module:
     """The network without weights. Raises UsageError for an unknown name."""
     import timm
 
     check_name(name)
-    return timm.create_model(name, pretrained=False, num_classes=num_classes, in_chans=in_channels)  # type: ignore[no-any-return]
+    network: nn.Module = timm.create_model(name, pretrained=False, num_classes=num_classes, in_chans=in_channels)
+    _straighten_heads(network, image_size)
+    return network
+
+
+def _straighten_heads(network: nn.Module, image_size: int) -> None:
+    """Take the branch on the image size out of the head of timm's VGGs, for images that are large enough for it.
+
+    The branch only pads what is too small, but no graph can be traced through it. Names of weights stay.
+    """
+    from timm.models.vgg import ConvMlp
+    from torch import nn
+
+    for parent in list(network.modules()):
+        for child_name, child in list(parent.named_children()):
+            if isinstance(child, ConvMlp) and image_size // 32 >= child.input_kernel_size:
+                setattr(parent, child_name, nn.Sequential(OrderedDict(child.named_children())))
 
 
 def locate_timm(name: str) -> Path:
