@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from benchmark import registry
 from benchmark.evaluation import make_policy
 from benchmark.spec import PolicySpec
+from benchmark.training import initialise_thresholds
 from dynconf.online import DynamicInference
 from dynconf.policies import FitError, Policy
 from dynconf.recorder import record
@@ -22,7 +23,6 @@ from dynconf.recording import Recording
 from methods.base import ConversionMethod
 from methods.network import SpikingNetwork
 from methods.neurons import SpikingNeuron
-from methods.quantisers import UniformQuantiser
 
 TIMESTEPS = 6
 CLASSES = 5
@@ -118,9 +118,7 @@ def tiny_network(name: str, seed: int = 0) -> nn.Module:
 def quantised_network(method: ConversionMethod, name: str, seed: int = 0) -> nn.Module:
     """A tiny network prepared for a method, with thresholds near the activations' range, float64, eval mode."""
     quantised = method.prepare(tiny_network(name, seed)).double().eval()
-    for module in quantised.modules():
-        if isinstance(module, UniformQuantiser):
-            module.set_top(1.25)
+    initialise_thresholds(quantised, random_images(16, seed=6), quantile=0.95)
     return quantised
 
 

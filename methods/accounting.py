@@ -117,10 +117,15 @@ def _signal(graph: fx.GraphModule, node: fx.Node, inputs: list[Signal]) -> Signa
     if is_max_pool(graph, node):
         return _pooled(graph, node, carried)
     if is_reshaping(graph, node) or is_call(node, CONCATENATIONS) or _is_scaling(graph, node):
-        return next(
-            signal for signal in (Signal.CURRENT, Signal.GRADED, Signal.SPIKE, Signal.CONSTANT) if signal in carried
-        )
+        return _joined(carried)
     raise ConversionError(f"{describe(graph, node)} has no spiking counterpart here.")
+
+
+def _joined(carried: Sequence[Signal]) -> Signal:
+    """Spikes stay spikes only among themselves: beside anything analog they are no longer told apart."""
+    if len(set(carried)) == 1:
+        return carried[0]
+    return Signal.GRADED if Signal.GRADED in carried else Signal.CURRENT
 
 
 def _pooled(graph: fx.GraphModule, node: fx.Node, carried: Sequence[Signal]) -> Signal:
@@ -189,9 +194,17 @@ class Accounting:
         if isinstance(module, BATCH_NORMS):
             macs = math.prod(_shape(node))
         else:
-            macs = int(_synapses_of(module, _shape(source)).sum())
+            macs = int((_synapses_of(module, _shape(source)) * self._analog_part(source)).sum())
         runs = "once" if signal is Signal.CONSTANT else "timestep"
         self.analog += (AnalogLayer(str(node.target), macs, runs, signal.name.lower()),)
+
+    def _analog_part(self, node: fx.Node) -> Tensor:
+        """1 where a node's values are analog, 0 where they are spikes, which a concatenation may hold too."""
+        if is_call(node, CONCATENATIONS) and self._signals[node] is not Signal.SPIKE:
+            axis = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
+            axis = axis if axis < 0 else axis - 1  # type: ignore[operator]
+            return torch.cat([self._analog_part(part) for part in node.args[0]], axis)  # type: ignore[union-attr,arg-type]
+        return torch.full(_shape(node), float(self._signals[node] is not Signal.SPIKE), dtype=torch.float64)
 
     def _fan_out(self, node: fx.Node) -> Tensor:
         """Synapses behind every value of a node that carries spikes: float64, one image's shape."""
@@ -243,12 +256,18 @@ class Accounting:
     def _size_value(self, node: fx.Node) -> Any:
         """A size that the graph reads, for one image."""
         source = node.args[0]
-        assert isinstance(source, fx.Node)
-        if node.target == "dim":
-            return 1 + len(_shape(source))
-        size = torch.Size((1, *_shape(source)))
-        index = node.args[1] if len(node.args) > 1 else None
-        return size if not isinstance(index, int) else size[index]
+        if (
+            isinstance(source, fx.Node)
+            and "tensor_meta" in source.meta
+            and hasattr(source.meta["tensor_meta"], "shape")
+        ):
+            size = torch.Size((1, *_shape(source)))
+            if node.target == "dim":
+                return len(size)
+            axis = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
+            return size[axis] if isinstance(axis, int) else size
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), self._size_value)
+        return node.target(*args, **kwargs)  # type: ignore[operator]
 
 
 def _shape(node: fx.Node) -> tuple[int, ...]:

@@ -30,6 +30,7 @@ from methods.tracing import (
     BATCH_NORMS,
     CONCATENATIONS,
     QuantisedActivation,
+    describe,
     is_call,
     is_max_pool,
     is_relu,
@@ -143,6 +144,7 @@ class ConversionMethod(ABC):
             raise ConversionError(f"{self.name} needs calibration images: convert(network, calibration).")
         graph = trace(copy.deepcopy(quantised).eval())
         self.begin_conversion(graph)
+        refuse_batch_statistics(graph)
         folded = fold_batch_norms(graph)
         if not self.signed:
             move_max_pools_before_activations(graph)
@@ -214,6 +216,16 @@ def check_finite(model: nn.Module) -> None:
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise ConversionError(f"{name} has NaN or infinite values; the checkpoint is damaged or training diverged.")
+
+
+def refuse_batch_statistics(graph: fx.GraphModule) -> None:
+    """Raise ConversionError naming a batch norm whose answer for an image depends on the rest of its batch."""
+    for node in graph.graph.nodes:
+        module = module_of(graph, node)
+        if isinstance(module, BATCH_NORMS) and module.running_mean is None:
+            raise ConversionError(
+                f"{describe(graph, node)} has no running statistics: an image's answer would depend on its batch."
+            )
 
 
 def collect_images(calibration: Tensor | Iterable[Any] | None, limit: int) -> list[Tensor]:

@@ -46,7 +46,8 @@ class ShiftedIFNeuron(IFNeuron):
             assert self.membrane is not None
             residual = (self.membrane + (usual - self.shifted)) / threshold
             over = (residual < -slack) & (count > 0.5)
-            under = (residual >= 1.0 - slack) & (count < len(currents) - 0.5)
+            # No allowance here: a neuron that rounding kept just below its threshold would gain two spikes, then lose two.
+            under = (residual >= 1.0) & (count < len(currents) - 0.5)
             down = (lowest - 1.0 + MARGIN).clamp_min(1.0)
             up = (1.0 - highest + MARGIN).clamp_min(1.0)
             self.shifted.sub_(torch.where(over, down, torch.zeros_like(down)) * threshold)

@@ -154,11 +154,10 @@ class SpikingNetwork(nn.Module):
             logits: Tensor = self._body(*self._currents)
         else:
             assert self._settling is not None
-            if self._elapsed == drive + 1:
-                self._currents = tuple(torch.zeros_like(current) for current in self._currents)
             if settle is not None and self._elapsed > drive + settle:
                 return self._frozen()
-            logits = self._settling(*self._currents)
+            nothing = [current.new_zeros(()).expand_as(current) for current in self._currents]
+            logits = self._settling(*nothing)
         counts = [neuron.counts for neuron in self._neurons.values() if neuron.counts is not None]
         self._spikes = torch.stack([spikes for spikes, _ in counts]).sum(0)[: self._count]
         self._synops = torch.stack([synops for _, synops in counts]).sum(0)[: self._count]
@@ -294,23 +293,32 @@ def split_constant_part(graph: fx.GraphModule) -> tuple[fx.GraphModule, fx.Graph
     constant = {node for node, signal in carried.items() if signal is Signal.CONSTANT}
     # What is made of parameters alone has no batch dimension to compact; each part computes it for itself.
     parameters: set[fx.Node] = set()
+    # Sizes are read in each part, from what has been compacted there.
+    sizes: set[fx.Node] = set()
     for node in nodes:
         if node in constant and node.op != "placeholder" and parameters.issuperset(node.all_input_nodes):
             parameters.add(node)
+        if carried.get(node) is Signal.SIZE and (constant | sizes).issuperset(node.all_input_nodes):
+            sizes.add(node)
+    changing: set[fx.Node] = set()
+    for node in reversed(nodes):
+        needed = any(user in changing for user in node.users)
+        if node not in constant | sizes or (needed and node in parameters | sizes):
+            changing.add(node)
     boundary = [
-        node for node in nodes if node in constant - parameters and any(user not in constant for user in node.users)
+        node for node in nodes if node in constant - parameters and any(user in changing for user in node.users)
     ]
 
     copied: dict[fx.Node, fx.Node] = {}
     before = fx.Graph()
     for node in nodes:
-        if node in constant:
+        if node in constant | sizes:
             copied[node] = before.node_copy(node, lambda source: copied[source])
     before.output(tuple(copied[node] for node in boundary))
 
     body = fx.Graph()
     copied = {node: body.placeholder(node.name) for node in boundary}
     for node in nodes:
-        if node not in constant or node in parameters:
+        if node in changing:
             copied[node] = body.node_copy(node, lambda source: copied[source])
     return fx.GraphModule(graph, before), fx.GraphModule(graph, body)

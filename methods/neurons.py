@@ -155,16 +155,25 @@ class SignedIFNeuron(ThresholdNeuron):
         levels: Q, the largest count; None leaves it open.
         initial: v(0) in thresholds.
         floor: below which a spike is retracted, in thresholds.
+        at_floor: retract a spike on the floor too, not only below it.
     """
 
     kind = "signed"
     state_names: ClassVar[tuple[str, ...]] = ("membrane", "count")
     count: Tensor | None
 
-    def __init__(self, threshold: float | Tensor, levels: int | None = None, initial: float = 0.5, floor: float = 0.0):
+    def __init__(
+        self,
+        threshold: float | Tensor,
+        levels: int | None = None,
+        initial: float = 0.5,
+        floor: float = 0.0,
+        at_floor: bool = False,
+    ):
         super().__init__(threshold, initial)
         self.levels = levels
         self.floor = float(floor)
+        self.at_floor = at_floor
 
     def fire(self, current: Tensor) -> Tensor:
         membrane = self.charge(current)
@@ -174,7 +183,8 @@ class SignedIFNeuron(ThresholdNeuron):
         up = membrane >= threshold * (1.0 - slack)
         if self.levels is not None:
             up &= self.count < self.levels - 0.5
-        down = (membrane < threshold * (self.floor - 2.0 * slack)) & (self.count > 0.5)
+        floor = self.floor + slack if self.at_floor else self.floor - 2.0 * slack
+        down = (membrane < threshold * floor) & (self.count > 0.5)
         spikes = up.to(membrane.dtype).sub_(down.to(membrane.dtype))
         membrane.sub_(spikes * threshold)
         self.count.add_(spikes)

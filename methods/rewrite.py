@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
-from methods.errors import ConversionError
 from methods.neurons import SpikingNeuron
 from methods.pooling import SpikeMaxPool
 from methods.tracing import (
@@ -23,6 +22,7 @@ from methods.tracing import (
     is_average,
     is_call,
     is_reshaping,
+    keeps_shape,
     module_of,
     place_module,
 )
@@ -79,8 +79,8 @@ def fold_amplitudes(graph: fx.GraphModule) -> int:
 
     The weight of a convolution or linear layer is multiplied by it, per input channel where channels differ; pooling,
     reshaping and concatenation are passed; an identity shortcut becomes an addition with that weight. Where none of
-    these follows, a multiplication by a constant stays. Channels of a concatenation are told apart by the shapes of a
-    previous shape propagation, if there was one. Returns the number of neurons handled.
+    these follows, a multiplication by a constant stays. Shapes of a previous shape propagation are used where there are
+    any. Returns the number of neurons handled.
     """
     worth: dict[fx.Node, Worth] = {}
     neurons = 0
@@ -105,13 +105,15 @@ def _absorb(
 ) -> Worth | None:
     """Make `node` right for inputs in units of `carried`; returns what its own output is worth, if that is not 1."""
     value = next(iter(carried.values()))
-    if isinstance(module, SYNAPSES):
+    # A linear layer works on the last axis, which is that of the channels in vectors alone.
+    fits = not isinstance(module, nn.Linear) or not isinstance(value, Tensor) or _is_vector(graph, *carried)
+    if isinstance(module, SYNAPSES) and fits:
         place_module(graph, node, _scaled(module, value), fallback=node.name)
         return None
     if isinstance(module, SpikeMaxPool) or _passes(graph, node, value):
         return value
     if is_call(node, CONCATENATIONS):
-        joined = _joined(node, carried)
+        joined = _joined(graph, node, carried)
         if joined is not None:
             return joined
     if is_addition(node) and "alpha" not in node.kwargs:
@@ -131,25 +133,45 @@ def _absorb(
 
 
 def _passes(graph: fx.GraphModule, node: fx.Node, value: Worth) -> bool:
+    """Whether a node's output is worth what its input is, channel by channel, and those behind it can deal with that."""
     if is_average(graph, node):
         return not isinstance(value, Tensor) or not is_call(node, (torch.mean, "mean"))
     if not is_reshaping(graph, node):
         return False
-    return not isinstance(value, Tensor) or _keeps_channels(graph, node)
+    if not isinstance(value, Tensor) or keeps_shape(graph, node):
+        return True
+    return _flattens(graph, node) and _ends_in_linear(graph, node)
 
 
-def _keeps_channels(graph: fx.GraphModule, node: fx.Node) -> bool:
-    """Whether a reshaping leaves the channels first in what one image becomes."""
+def _flattens(graph: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether a node makes one vector of each image, channel after channel."""
     module = module_of(graph, node)
     if isinstance(module, nn.Flatten):
         return bool(module.start_dim == 1 and module.end_dim == -1)
     if is_call(node, (torch.flatten, "flatten")):
         given = dict(zip(("start_dim", "end_dim"), node.args[1:], strict=False)) | dict(node.kwargs)
         return bool(given.get("start_dim", 0) == 1 and given.get("end_dim", -1) == -1)
-    return isinstance(module, (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d))
+    return False
 
 
-def _joined(node: fx.Node, carried: dict[fx.Node, Worth]) -> Worth | None:
+def _ends_in_linear(graph: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether all that reads a vector is a linear layer."""
+    return all(
+        isinstance(module_of(graph, user), nn.Linear) or (keeps_shape(graph, user) and _ends_in_linear(graph, user))
+        for user in node.users
+    )
+
+
+def _is_vector(graph: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether a node is known to give [B, F]."""
+    if "tensor_meta" in node.meta:
+        return len(node.meta["tensor_meta"].shape) == 2
+    while keeps_shape(graph, node):
+        node = node.all_input_nodes[0]
+    return _flattens(graph, node)
+
+
+def _joined(graph: fx.GraphModule, node: fx.Node, carried: dict[fx.Node, Worth]) -> Worth | None:
     """What a concatenation of channels is worth, if all its inputs say so."""
     inputs = list(node.args[0]) if isinstance(node.args[0], (tuple, list)) else []
     axis = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
@@ -159,16 +181,31 @@ def _joined(node: fx.Node, carried: dict[fx.Node, Worth]) -> Worth | None:
     scalars = {value for value in values if isinstance(value, float)}
     if len(scalars) == 1 and len(values) == sum(isinstance(value, float) for value in values):
         return scalars.pop()
-    if axis != 1 or not all("tensor_meta" in each.meta for each in inputs):
+    if axis != 1:
         return None
     parts = []
     for each, value in zip(inputs, values, strict=True):
-        channels = each.meta["tensor_meta"].shape[1]
-        part = value if isinstance(value, Tensor) else torch.full((channels,), value, dtype=torch.float64)
+        channels = _channels(graph, each)
+        part = value if isinstance(value, Tensor) else torch.full((channels or 0,), value, dtype=torch.float64)
         if len(part) != channels:
             return None
         parts.append(part.double())
     return torch.cat(parts)
+
+
+def _channels(graph: fx.GraphModule, node: fx.Node) -> int | None:
+    """The channels of a node's output, from its shape if that is known, else from the layers before it."""
+    if "tensor_meta" in node.meta:
+        return int(node.meta["tensor_meta"].shape[1])
+    module = module_of(graph, node)
+    for kinds, name in ((CONVOLUTIONS, "out_channels"), (nn.Linear, "out_features"), (BATCH_NORMS, "num_features")):
+        if isinstance(module, kinds):
+            return int(getattr(module, name))
+    parts = [_channels(graph, source) for source in node.all_input_nodes]
+    if is_call(node, CONCATENATIONS):
+        return None if None in parts else sum(part for part in parts if part is not None)
+    moved = is_reshaping(graph, node) and not keeps_shape(graph, node)
+    return None if moved or not parts else parts[0]
 
 
 def _scaled(layer: Any, value: Worth) -> nn.Module:
@@ -180,8 +217,6 @@ def _scaled(layer: Any, value: Worth) -> nn.Module:
             return scaled  # type: ignore[no-any-return]
         value = value.to(scaled.weight)
         if isinstance(layer, nn.Linear):
-            if layer.in_features % len(value):
-                raise ConversionError(f"{len(value)} channels do not divide {layer.in_features} inputs.")
             scaled.weight.mul_(value.repeat_interleave(layer.in_features // len(value)))
         else:
             weight = scaled.weight
@@ -218,12 +253,24 @@ def without_shifts(graph: fx.GraphModule) -> fx.GraphModule:
             if module.bias is not None:
                 plain._parameters["bias"] = nn.Parameter(torch.zeros_like(module.bias), requires_grad=False)
             place_module(bare, node, plain, fallback=node.name)
-        elif node.op == "get_attr":
-            with bare.graph.inserting_after(node):
-                nothing = bare.graph.call_function(torch.zeros_like, (node,))
-            node.replace_all_uses_with(nothing, delete_user_cb=lambda user, made=nothing: user is not made)
+    _without_constants(bare)
     _clean(bare)
     return bare
+
+
+def _without_constants(graph: fx.GraphModule) -> None:
+    """Put zeros in the place of what is made of parameters alone; only additions can read it."""
+    made: set[fx.Node] = set()
+    for node in graph.graph.nodes:
+        if node.op == "get_attr" or (node.all_input_nodes and made.issuperset(node.all_input_nodes)):
+            made.add(node)
+    for node in made:
+        readers = [user for user in node.users if user not in made]
+        if readers:
+            with graph.graph.inserting_after(node):
+                nothing = graph.graph.call_function(torch.zeros_like, (node,))
+            for reader in readers:
+                reader.replace_input_with(node, nothing)
 
 
 def _sharing(module: nn.Module) -> nn.Module:

@@ -38,4 +38,4 @@ class SNM(QCFS):
             raise ValueError(f"floor must not be positive, got {self.floor:g}")
 
     def neuron(self, activation: QuantisedActivation) -> SpikingNeuron:
-        return SignedIFNeuron(self.threshold_of(activation), None, self.initial, self.floor)
+        return SignedIFNeuron(self.threshold_of(activation), None, self.initial, self.floor, at_floor=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import ClassVar
 
 import torch
@@ -85,7 +86,7 @@ class ThresholdBalancing(TrainingFree):
             # The n-th largest of all values is among the n largest of each part, so little has to be kept.
             values = by_channel(z, self.per_channel)
             total = values.shape[1] // len(z) * images
-            wanted = total - math.ceil(self.percentile / 100 * total) + 1
+            wanted = total - math.ceil(Fraction(repr(self.percentile)) * total / 100) + 1
             if activation in largest:
                 values = torch.cat([largest[activation], values], 1)
             largest[activation] = values.topk(min(wanted, values.shape[1]), 1).values

@@ -35,7 +35,8 @@ AVERAGE_POOLS = (
     nn.AdaptiveAvgPool3d,
 )
 MAX_POOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
-SHAPE_MODULES = (nn.Flatten, nn.Unflatten, nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
+DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
+SHAPE_MODULES = (nn.Flatten, nn.Unflatten, nn.Identity, *DROPOUTS)
 
 RELU_FUNCTIONS: tuple[Any, ...] = (F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_")
 MAX_POOL_FUNCTIONS: tuple[Any, ...] = (
@@ -47,6 +48,17 @@ MAX_POOL_FUNCTIONS: tuple[Any, ...] = (
     torch.max_pool3d,
 )
 ADD_FUNCTIONS: tuple[Any, ...] = (operator.add, operator.iadd, torch.add, "add", "add_")
+# Parts of a tensor that share its memory. They are no operations of a spiking network, but may be written into.
+VIEWS: tuple[Any, ...] = (
+    operator.getitem,
+    torch.narrow,
+    "narrow",
+    torch.select,
+    "select",
+    torch.chunk,
+    "chunk",
+    "split",
+)
 IN_PLACE: tuple[Any, ...] = (F.relu_, torch.relu_, "relu_", F.hardtanh_, operator.iadd, "add_")
 SHAPE_FUNCTIONS: tuple[Any, ...] = (
     torch.flatten,
@@ -79,7 +91,16 @@ SIZE_FUNCTIONS: tuple[Any, ...] = (getattr, "size", "dim")
 CONCATENATIONS: tuple[Any, ...] = (torch.cat, torch.concat)
 
 
+class _Proxy(fx.Proxy):
+    def __iadd__(self, other: Any) -> fx.Proxy:
+        # Without this, fx records `x += y` as an addition that leaves x alone.
+        return self.tracer.create_proxy("call_function", operator.iadd, (self, other), {})
+
+
 class _Tracer(fx.Tracer):
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
+
     def is_leaf_module(self, module: nn.Module, qualified_name: str) -> bool:
         return isinstance(module, Untraced) or super().is_leaf_module(module, qualified_name)
 
@@ -98,14 +119,16 @@ def trace(model: nn.Module) -> fx.GraphModule:
             f"{type(model).__name__} cannot be traced by torch.fx: {error}. "
             "Rewrite its forward pass without branches on tensor values."
         ) from error
-    _resolve_in_place(graph)
     for node in list(graph.graph.nodes):
         if is_call(node, (F.dropout,)):
             # As a module it follows train() and eval(), instead of the mode at the time of tracing.
-            probability = node.kwargs.get("p", node.args[1] if len(node.args) > 1 else 0.5)
+            given = dict(zip(("p", "training", "inplace"), node.args[1:], strict=False)) | dict(node.kwargs)
             source = node.all_input_nodes[0]
-            place_module(graph, node, nn.Dropout(float(probability)), fallback=node.name)  # type: ignore[arg-type]
+            dropout = nn.Dropout(float(given.get("p", 0.5)), bool(given.get("inplace", False)))  # type: ignore[arg-type]
+            dropout.train(bool(given.get("training", True)))
+            place_module(graph, node, dropout, fallback=node.name)
             node.args, node.kwargs = (source,), {}
+    _resolve_in_place(graph)
     graph.graph.lint()
     graph.recompile()
     return graph
@@ -130,8 +153,9 @@ def _carries_activation(module: nn.Module) -> bool:
 def _separated(norm: Any) -> nn.Module:
     kind = next(kind for kind in BATCH_NORMS if isinstance(norm, kind))
     plain = kind(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
-    plain.to(norm.weight)
-    plain.load_state_dict({key: value for key, value in norm.state_dict().items() if key in plain.state_dict()})
+    kept = {key: value for key, value in norm.state_dict().items() if key in plain.state_dict()}
+    plain.to(next((value for value in kept.values() if value.is_floating_point()), torch.zeros(())))
+    plain.load_state_dict(kept)
     drop = getattr(norm, "drop", None)
     parts = [plain, *([drop] if isinstance(drop, nn.Module) else []), norm.act]
     return nn.Sequential(*parts).train(norm.training)
@@ -148,12 +172,14 @@ def _resolve_in_place(graph: fx.GraphModule) -> None:
     for node in nodes:
         if not _writes_in_place(graph, node):
             continue
-        for alias in _aliases(graph, node.all_input_nodes[0], order, order[node]):
+        for alias, same_shape in _aliases(graph, node.all_input_nodes[0], order, order[node]).items():
             for user in [user for user in alias.users if order[user] > order[node]]:
-                if is_reshaping(graph, alias) and not _keeps_shape(graph, alias):
+                if is_call(user, SIZE_FUNCTIONS):
+                    continue
+                if not same_shape:
                     raise ConversionError(
-                        f"{describe(graph, node)} writes in place into what {describe(graph, user)} reads through a view; "
-                        "use the operation that is not in place."
+                        f"{describe(graph, node)} writes in place into what {describe(graph, user)} reads through a view "
+                        "or a dropout; use the operation that is not in place."
                     )
                 user.replace_input_with(alias, node)
         if is_addition(node):
@@ -163,7 +189,7 @@ def _resolve_in_place(graph: fx.GraphModule) -> None:
 def _writes_in_place(graph: fx.GraphModule, node: fx.Node) -> bool:
     module = module_of(graph, node)
     if module is not None:
-        return bool(getattr(module, "inplace", False)) and is_relu(graph, node)
+        return bool(getattr(module, "inplace", False)) and (is_relu(graph, node) or isinstance(module, DROPOUTS))
     return is_call(node, IN_PLACE) or (is_relu(graph, node) and _asked_in_place(node))
 
 
@@ -173,25 +199,36 @@ def _asked_in_place(node: fx.Node) -> bool:
     return bool(given or (position is not None and len(node.args) > position and node.args[position]))
 
 
-def _aliases(graph: fx.GraphModule, start: fx.Node, order: dict[fx.Node, int], before: int) -> list[fx.Node]:
-    """The nodes up to `before` that share the memory of `start`: through views and layers that do nothing."""
-    found, waiting = [start], [start]
+def _aliases(graph: fx.GraphModule, start: fx.Node, order: dict[fx.Node, int], before: int) -> dict[fx.Node, bool]:
+    """The nodes up to `before` that share the memory of `start`, and whether all of it in the same shape."""
+    found, waiting = {start: True}, [start]
     while waiting:
         node = waiting.pop()
-        up = [node.all_input_nodes[0]] if _is_alias(graph, node) else []
-        for other in [*up, *(user for user in node.users if _is_alias(graph, user))]:
+        steps = [(user, _keeps_memory(graph, user)) for user in node.users if _is_alias(graph, user)]
+        if _is_alias(graph, node):
+            steps.append((node.all_input_nodes[0], _keeps_memory(graph, node)))
+        for other, same_shape in steps:
             if order[other] < before and other not in found:
-                found.append(other)
+                found[other] = found[node] and same_shape
                 waiting.append(other)
     return found
 
 
 def _is_alias(graph: fx.GraphModule, node: fx.Node) -> bool:
-    return is_reshaping(graph, node) or _writes_in_place(graph, node)
+    return is_reshaping(graph, node) or _writes_in_place(graph, node) or is_call(node, VIEWS)
 
 
-def _keeps_shape(graph: fx.GraphModule, node: fx.Node) -> bool:
-    return isinstance(module_of(graph, node), (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d))
+def _keeps_memory(graph: fx.GraphModule, node: fx.Node) -> bool:
+    if _writes_in_place(graph, node):
+        return True
+    # A dropout passes its input itself on in eval mode, but makes a tensor of its own in training mode.
+    module = module_of(graph, node)
+    return keeps_shape(graph, node) and not (isinstance(module, DROPOUTS) and module.training)
+
+
+def keeps_shape(graph: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether a node does nothing in eval mode."""
+    return isinstance(module_of(graph, node), (nn.Identity, *DROPOUTS))
 
 
 def module_of(graph: fx.GraphModule, node: fx.Node) -> nn.Module | None:

@@ -202,7 +202,9 @@ def various():
 
 def test_accuracy_after_fixed_times_with_and_without_the_prelude():
     rows = [row for row in all_rows_of(page_of(record("qcfs"), record("cos", prelude=4))) if "prelude" in row]
-    qcfs, without, with_it = sorted(rows, key=lambda row: (row["method"], row["prelude"] != "none", row["prelude"]))[::-1]
+    qcfs, without, with_it = sorted(rows, key=lambda row: (row["method"], row["prelude"] != "none", row["prelude"]))[
+        ::-1
+    ]
     assert (qcfs["method"], qcfs["prelude"]) == ("qcfs", "none")
     assert {without["prelude"], with_it["prelude"]} == {"4, counted", "4, not counted"}
     free, paid = (without, with_it) if "not" in without["prelude"] else (with_it, without)
