@@ -89,6 +89,8 @@ def prepare(cell: Cell, store: ResultStore, say: Callable[[str], None] = lambda 
     flags = (*dataset.flags(whole_test), *source.flags)
     if preprocessing is dataset.preprocessing and source.preprocessing is None:
         flags = (*flags, "preprocessing assumed, the weights carry none")
+    if source.card is None and "train" in dataset.splits:
+        flags = (*flags, "weights without a card: the calibration images may be among those they were trained on")
     return Prepared(spec, method, calibration, test, source, preprocessing, flags)
 
 

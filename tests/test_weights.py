@@ -103,6 +103,16 @@ def test_the_table_compares_with_and_without_the_prelude(every):
     assert "int8-45nm" in text
 
 
+def test_every_method_stands_in_the_leaderboard(cli, every):
+    answer = cli("leaderboard", "--results", "r", "--output", "page/README.md", cwd=every[1])
+    assert answer.code == 0, answer.err
+    page = (every[1] / "page" / "README.md").read_text()
+    for method, document in records(every).items():
+        rows = [line for line in page.splitlines() if f"`{document['id']}`" in line]
+        assert len(rows) == 2 and all(f"| {method}" in row for row in rows), method  # fixed time and early exit
+    assert "(prelude 3, streaming 9)" in page
+
+
 def test_an_option_that_no_method_has(cli, tmp_path):
     answer = cli("run", "--method", "all", "--set", "levles=8", cwd=tmp_path)
     assert answer.code == 2
@@ -149,6 +159,7 @@ def test_a_plain_network_is_no_quantised_one(run, finished, tmp_path):
     assert answer.code == 0, answer.err
     assert json.loads(answer.out)["spec"]["weights"]["source"] == "plain.pt"
     assert any("preprocessing assumed" in flag for flag in json.loads(answer.out)["flags"])
+    assert any("calibration images may be among" in flag for flag in json.loads(answer.out)["flags"])
 
 
 def test_weights_that_do_not_say_their_levels(run, finished, tmp_path):
@@ -199,3 +210,14 @@ def test_batch_size_and_precision_do_not_decide_what_is_calibrated(run, tmp_path
         document = json.loads(answer.out)
         found.append({key: document[key] for key in ("id", "curve", "static", "policies", "ann")})
     assert found[0] == found[1]
+
+
+def test_a_network_of_timm_by_name(run):
+    answer = run(
+        "--method", "ltb", "--dataset", "synthetic", "--model", "timm:test_resnet", "--set", "iterations=20", "--json"
+    )
+    assert answer.code == 0, answer.err
+    document = json.loads(answer.out)
+    assert document["spec"]["model"] == "timm:test_resnet" and document["ann"]["accuracy"]["value"] > 0.5
+    wrong = run("--method", "ltb", "--dataset", "synthetic", "--model", "timm:test_resnot")
+    assert wrong.code == 2 and "test_resnet" in wrong.err
