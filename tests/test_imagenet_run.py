@@ -9,20 +9,8 @@ FLAGS = ["--preprocessing", "divisor=1", "--preprocessing", "mean=123,117,104", 
 
 def test_squeezenet_converts_without_training(cli, shared, tmp_path):
     images, weights = shared("imagenet"), shared("weights/squeezenet1_0-imagenet.safetensors")
-    few = [
-        "--limit",
-        "6",
-        "--calibration-size",
-        "6",
-        "--timesteps",
-        "3",
-        "--set",
-        "iterations=2",
-        "--set",
-        "delay=1",
-        "--set",
-        "images=6",
-    ]
+    few = ["--limit", 6, "--calibration-size", 6, "--timesteps", 3]
+    few += ["--set", "iterations=2", "--set", "delay=1", "--set", "images=6"]
     command = ["run", "--method", "ltb", "--dataset", "imagenet", "--data-dir", images, "--model", "squeezenet1_0"]
     answer = cli(*command, "--checkpoint", weights, *FLAGS, *few, "--results", "r", "--json", cwd=tmp_path)
     assert answer.code == 0, answer.err
