@@ -12,6 +12,7 @@ from benchmark.records import (
     Curve,
     EqualFixed,
     Estimate,
+    Guarantee,
     Latency,
     Oracle,
     OraclePoint,
@@ -122,7 +123,7 @@ def evaluate(spec: PolicySpec, calibration: Recording, test: Recording, seed: in
     paired = compare(early, full)
     latency = early.latency.double()
     if isinstance(policy, ThresholdPolicy):
-        interval = bootstrap_latency(policy, calibration, test, seed=seed)
+        interval = bootstrap_latency(policy, policy.choosing_part(calibration), test, seed=seed)
     else:
         interval = bootstrap_mean(early.latency, seed=seed)
     at_cap = early.timesteps == test.timesteps
@@ -148,9 +149,15 @@ def evaluate(spec: PolicySpec, calibration: Recording, test: Recording, seed: in
         winners=paired.winners,
         mcnemar_p=paired.mcnemar_p,
         drop_upper95=paired.drop_upper95,
+        guarantee=_guarantee(policy),
         exit_histogram=tuple(torch.bincount(early.timesteps - 1, minlength=test.timesteps).tolist()),
     )
     return result, policy
+
+
+def _guarantee(policy: Policy) -> Guarantee | None:
+    promise = policy.promise
+    return Guarantee(epsilon=promise.epsilon, delta=promise.delta, risk=promise.risk) if promise else None
 
 
 def equal_fixed(test: Recording, early: Outcome) -> EqualFixed:

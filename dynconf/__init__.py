@@ -10,20 +10,49 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dynconf.online import DynamicInference
-    from dynconf.policies import DynamicConfidence, FixedTime, Policy
+    from dynconf.policies import (
+        Conformal,
+        DynamicConfidence,
+        Entropy,
+        FixedTime,
+        Margin,
+        Patience,
+        Policy,
+        RandomExit,
+        Silence,
+    )
     from dynconf.recorder import record
     from dynconf.recording import Recording
 
 _PUBLIC = {
+    "Conformal": "dynconf.policies",
     "DynamicConfidence": "dynconf.policies",
     "DynamicInference": "dynconf.online",
+    "Entropy": "dynconf.policies",
     "FixedTime": "dynconf.policies",
+    "Margin": "dynconf.policies",
+    "Patience": "dynconf.policies",
     "Policy": "dynconf.policies",
+    "RandomExit": "dynconf.policies",
     "Recording": "dynconf.recording",
+    "Silence": "dynconf.policies",
     "record": "dynconf.recorder",
 }
 
-__all__ = ["DynamicConfidence", "DynamicInference", "FixedTime", "Policy", "Recording", "record"]
+__all__ = [
+    "Conformal",
+    "DynamicConfidence",
+    "DynamicInference",
+    "Entropy",
+    "FixedTime",
+    "Margin",
+    "Patience",
+    "Policy",
+    "RandomExit",
+    "Recording",
+    "Silence",
+    "record",
+]
 
 
 def __getattr__(name: str) -> Any:

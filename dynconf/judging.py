@@ -110,9 +110,21 @@ def bootstrap_latency(
     weights = torch.stack(
         [torch.bincount(_draw(len(calibration), generator), minlength=len(calibration)) for _ in range(resamples)]
     ).double() / len(calibration)
-    lost = calibration.correct[:, -1:] & ~right
-    means_of = [weights @ table.double(), weights @ right.double(), weights @ lost.double()]
-    chosen = [policy.choose(Sweep(grid, *(mean[resample] for mean in means_of))) for resample in range(resamples)]
+    lost = (calibration.correct[:, -1:] & ~right).double()
+    lost_safer = lost.flip(1).cummax(1).values.flip(1)
+    means_of = [weights @ table.double(), weights @ right.double(), weights @ lost]
+    safer = weights @ lost_safer
+    chosen = [
+        policy.choose(
+            Sweep(
+                grid,
+                *(mean[resample] for mean in means_of),
+                images=len(calibration),
+                lost_safer=safer[resample],
+            )
+        )
+        for resample in range(resamples)
+    ]
     used = sorted(set(chosen))
     test_table = exit_table(policy.score(test.evidence), grid[used]).double()
     means = [test_table[_draw(len(test), generator), used.index(index)].mean() for index in chosen]

@@ -17,6 +17,11 @@ class PolicyEntry:
 
 
 POLICIES: dict[str, PolicyEntry] = {
+    "conformal": PolicyEntry(
+        "dynconf.conformal:Conformal",
+        "stop at the first of a few checkpoints at which the conformal prediction set is small enough",
+        "SpikeCP: Chen, Park, Simeone, arXiv:2305.11322",
+    ),
     "dynamic-confidence": PolicyEntry(
         "dynconf.policies:DynamicConfidence",
         "stop when the smoothed softmax confidence of the summed logits exceeds a calibrated threshold",
@@ -28,9 +33,35 @@ POLICIES: dict[str, PolicyEntry] = {
         "Li, Jones, Furber, ICCV 2023, released code",
         options={"scale": 30.0, "threshold": 0.6},
     ),
+    "entropy": PolicyEntry(
+        "dynconf.entropy:Entropy",
+        "stop when the entropy of the smoothed softmax of the summed logits falls below a calibrated threshold",
+        "DT-SNN: Li, Moitra, Geller, Panda, DAC 2023, arXiv:2305.17346",
+    ),
     "fixed": PolicyEntry(
         "dynconf.policies:FixedTime",
         "the same number of timesteps for every image; by default the shortest without loss on the calibration images",
         "baseline",
+    ),
+    "margin": PolicyEntry(
+        "dynconf.margin:Margin",
+        "stop when the two largest summed logits are further apart than a calibrated threshold; one for all timesteps, or "
+        "with per_step=true one for each",
+        "Wu, Jin, Yu, Yi, Huang, arXiv:2301.09522",
+    ),
+    "patience": PolicyEntry(
+        "dynconf.patience:Patience",
+        "stop when the answer has been the same for a number of timesteps in a row",
+        "baseline",
+    ),
+    "random": PolicyEntry(
+        "dynconf.chance:RandomExit",
+        "stop by chance, at the rate of another rule on the calibration images: a sanity control",
+        "control",
+    ),
+    "silence": PolicyEntry(
+        "dynconf.silence:Silence",
+        "stop once a network that settles has come to rest, which changes no answer",
+        "exactness of settled networks: Li, Ma, Furber, Front. Neurosci. 2022; You et al., ICML 2024",
     ),
 }

@@ -51,8 +51,10 @@ class DynamicInference:
         """Any other network: `step_fn(images [B, ...]) -> logits [B, K]` for one timestep, `reset_fn()` between batches.
 
         Its state cannot be compacted from outside, so images that have left are still simulated, but their answers are
-        frozen; spikes and SynOps are not known and reported as zero.
+        frozen; spikes and SynOps are not known and reported as zero. Raises ValueError for a policy that needs spikes.
         """
+        if policy.needs_spikes:
+            raise ValueError(f"policy {policy.name} looks at spike counts, which a wrapped network does not know")
         return cls(_Wrapped(step_fn, reset_fn), policy, max_timesteps)
 
     @torch.no_grad()
@@ -65,7 +67,7 @@ class DynamicInference:
         timesteps = torch.zeros(count, dtype=torch.long, device=device)
         spikes, synops = network.spikes.clone(), network.synops.clone()
         active = torch.arange(count, device=device)
-        running = RunningSum()
+        running, watch = RunningSum(), self.policy.watch()
         for timestep in range(1, self.max_timesteps + 1):
             evidence = LogitEvidence(running.add(network.step()))
             spikes[active] += network.spikes
@@ -73,7 +75,7 @@ class DynamicInference:
             if timestep == self.max_timesteps:
                 stops = torch.ones(len(active), dtype=torch.bool, device=device)
             else:
-                stops = self.policy.decide(evidence, timestep)
+                stops = watch.stops(evidence, timestep, network.spikes)
             leaving = active[stops]
             prediction[leaving] = evidence.prediction[stops]
             timesteps[leaving] = timestep
@@ -84,6 +86,7 @@ class DynamicInference:
                 active = active[stays]
                 network.keep(stays)
                 running.keep(stays)
+                watch.keep(stays)
         return Answers(prediction, timesteps, timesteps + network.prelude_steps, spikes, synops)
 
 

@@ -9,6 +9,7 @@ import torch
 from recordings import drift
 
 from benchmark import evaluation
+from benchmark.cli.tables import what_is_promised
 from benchmark.energy import PRESETS, energy
 from benchmark.errors import UsageError
 from benchmark.spec import PolicySpec
@@ -108,3 +109,55 @@ def test_a_scale_that_was_not_recorded_is_a_usage_error():
     recordings = [drift(split=split, statistics=True) for split in ("calibration", "test")]
     with pytest.raises(UsageError, match="scale 5 was not recorded"):
         evaluation.evaluate(evaluation.parse_policy("dynamic-confidence[scale=5]"), *recordings)
+
+
+def test_a_guarantee_is_in_the_result_and_printed(recordings):
+    calibration, test = drift(images=2000, split="calibration", seed=5), recordings[1]
+    spec = evaluation.parse_policy("dynamic-confidence[selection=ltt,epsilon=0.02]")
+    assert spec.options == {"tolerance": 0.0, "selection": "ltt", "epsilon": 0.02, "delta": 0.05}
+    result, policy = evaluation.evaluate(spec, calibration, test)
+    assert result.guarantee is not None
+    assert (result.guarantee.epsilon, result.guarantee.delta) == (0.02, 0.05)
+    assert "right after all timesteps but wrong at their exit" in result.guarantee.risk
+    assert (result.selection, result.params["images"]) == ("ltt", 1000)
+    assert result.params == policy.params()
+    assert result.latency.ci95[0] < result.latency.mean < result.latency.ci95[1]
+    (promise,) = what_is_promised(result)
+    assert "at most 2% with probability 95% over draws of the calibration images" in promise
+
+
+def test_too_few_images_are_said(recordings):
+    result, _ = evaluation.evaluate(evaluation.parse_policy("margin[selection=ltt]"), *recordings)
+    assert result.latency.mean == 14 and result.latency.ci95 == (14, 14)
+    assert (result.params["images"], result.params["images_needed"]) == (400, 598)
+    assert what_is_promised(result)[1:] == [
+        "margin: nothing stops early; its choice is on 400 calibration images and takes 598 or more"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "options"),
+    [
+        ("dynamic-confidence-reference", {"scale": 30.0, "threshold": 0.6, "tolerance": 0.0, "selection": "given"}),
+        ("fixed", {"tolerance": 0.0, "selection": "no-loss"}),
+        ("dynamic-confidence[scale_by=nll]", {"tolerance": 0.0, "selection": "pareto"}),
+        ("entropy[scale_by=ece]", {"tolerance": 0.0, "selection": "pareto", "scale_by": "ece"}),
+        ("margin[per_step=false]", {"tolerance": 0.0, "selection": "pareto"}),
+        ("margin[per_step=true]", {"tolerance": 0.0, "selection": "cutoff", "epsilon": 0.01, "per_step": True}),
+        ("margin[selection=crc]", {"tolerance": 0.0, "selection": "crc", "epsilon": 0.005}),
+        ("conformal", {"target": 0.9, "max_set": 1, "checkpoints": 4, "selection": "conformal"}),
+        ("random", {"reference": "dynamic-confidence", "seed": 0, "selection": "reference"}),
+        ("patience[steps=3]", {"steps": 3, "tolerance": 0.0, "selection": "given"}),
+        ("silence", {"selection": "calibration"}),
+    ],
+)
+def test_one_rule_has_one_spelling(text, options):
+    spec = evaluation.parse_policy(text)
+    assert spec.options == options
+    assert evaluation.normalised(spec) == spec
+
+
+def test_conformal_needs_logits():
+    recordings = [drift(split=split, statistics=True) for split in ("calibration", "test")]
+    with pytest.raises(UsageError, match="needs the logits of all classes"):
+        evaluation.evaluate(evaluation.parse_policy("conformal"), *recordings)

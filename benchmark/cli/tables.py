@@ -99,6 +99,7 @@ def record_table(record: ResultRecord) -> str:
     )
     for policy in record.policies:
         lines.append(f"{policy.name}: McNemar p = {policy.mcnemar_p:.3g} against all timesteps")
+        lines += what_is_promised(policy)
     if record.measured is not None:
         measured = record.measured
         lines.append(
@@ -107,6 +108,23 @@ def record_table(record: ResultRecord) -> str:
             f"(ideal {measured.ideal_speedup:.2f}x); {measured.differing_images} images differ from the replay"
         )
     return "\n".join([*lines, *(f"note: {flag}" for flag in record.flags)])
+
+
+def what_is_promised(policy: PolicyResult) -> list[str]:
+    """The guarantee, if there is one, and whether there were too few calibration images to stop anything early."""
+    lines = []
+    if policy.guarantee is not None:
+        promise = policy.guarantee
+        lines.append(
+            f"{policy.name}: {promise.risk} at most {100 * promise.epsilon:.4g}% with probability "
+            f"{100 * (1 - promise.delta):.4g}% over draws of the calibration images"
+        )
+    needed, images = policy.params.get("images_needed"), policy.params.get("images")
+    if needed is not None:
+        lines.append(
+            f"{policy.name}: nothing stops early; its choice is on {images} calibration images and takes {needed} or more"
+        )
+    return lines
 
 
 MILESTONES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
