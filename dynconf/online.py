@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dynconf.adapters import stepwise
 from dynconf.evidence import LogitEvidence, RunningSum
 from dynconf.policies import Policy
 from dynconf.recorder import StepwiseNetwork
@@ -46,16 +47,22 @@ class DynamicInference:
 
     @classmethod
     def wrap(
-        cls, step_fn: Callable[[Tensor], Tensor], reset_fn: Callable[[], None], policy: Policy, max_timesteps: int
+        cls,
+        step_fn: Callable[[Tensor], Tensor],
+        reset_fn: Callable[[], None],
+        policy: Policy,
+        max_timesteps: int,
+        keep_fn: Callable[[Tensor], None] | None = None,
     ) -> DynamicInference:
         """Any other network: `step_fn(images [B, ...]) -> logits [B, K]` for one timestep, `reset_fn()` between batches.
 
-        Its state cannot be compacted from outside, so images that have left are still simulated, but their answers are
-        frozen; spikes and SynOps are not known and reported as zero. Raises ValueError for a policy that needs spikes.
+        Without `keep_fn(mask)`, which drops the state of images that have left, those are still simulated, but their
+        answers are frozen (see `dynconf.adapters.stepwise`). Spikes and SynOps are not known and reported as zero. Raises
+        ValueError for a policy that needs spikes.
         """
         if policy.needs_spikes:
             raise ValueError(f"policy {policy.name} looks at spike counts, which a wrapped network does not know")
-        return cls(_Wrapped(step_fn, reset_fn), policy, max_timesteps)
+        return cls(stepwise(step_fn, reset_fn, keep_fn), policy, max_timesteps)
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Answers:
@@ -88,31 +95,3 @@ class DynamicInference:
                 running.keep(stays)
                 watch.keep(stays)
         return Answers(prediction, timesteps, timesteps + network.prelude_steps, spikes, synops)
-
-
-class _Wrapped:
-    """A step/reset pair as a StepwiseNetwork: the whole batch is stepped, only the kept rows are shown."""
-
-    prelude_steps = 0
-
-    def __init__(self, step_fn: Callable[[Tensor], Tensor], reset_fn: Callable[[], None]):
-        self._step, self._reset = step_fn, reset_fn
-
-    def begin(self, images: Tensor) -> None:
-        self._reset()
-        self._images = images
-        self._rows = torch.arange(len(images), device=images.device)
-
-    def step(self) -> Tensor:
-        return self._step(self._images)[self._rows]
-
-    def keep(self, mask: Tensor) -> None:
-        self._rows = self._rows[mask]
-
-    @property
-    def spikes(self) -> Tensor:
-        return torch.zeros_like(self._rows)
-
-    @property
-    def synops(self) -> Tensor:
-        return torch.zeros_like(self._rows)

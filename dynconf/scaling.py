@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
 
 from dynconf.evidence import SCALES
+from dynconf.metrics import reliability
 from dynconf.recording import Recording
-
-BINS = 15
 
 
 def scale_by_nll(recording: Recording) -> float:
@@ -28,7 +26,7 @@ def scale_by_ece(recording: Recording) -> float:
 
     def error(scale: float) -> float:
         confidence = recording.evidence.confidence(scale)
-        return sum(_calibration_error(confidence[:, t], correct[:, t]) for t in range(recording.timesteps))
+        return sum(reliability(confidence[:, t], correct[:, t]).calibration_error for t in range(recording.timesteps))
 
     return _smallest(recording, error)
 
@@ -50,10 +48,3 @@ def _smallest(recording: Recording, loss: Callable[[float], float]) -> float:
     scales = recording.scales or SCALES
     losses = [loss(scale) for scale in scales]
     return scales[losses.index(min(losses))]
-
-
-def _calibration_error(confidence: Tensor, correct: Tensor) -> float:
-    """Sum over bins of |number right - sum of confidences|, divided by the number of images."""
-    position = (confidence * BINS).ceil().long().clamp(1, BINS) - 1
-    gaps = torch.zeros(BINS, dtype=torch.float64).index_add_(0, position, correct.double() - confidence)
-    return float(gaps.abs().sum()) / len(confidence)

@@ -38,10 +38,33 @@ def test_the_example_method_keeps_every_promise_and_runs(tmp_path):
 
 def test_the_readme_python_example_runs(tmp_path):
     script = tmp_path / "example.py"
-    script.write_text(block("README.md", "import dynconf"))
+    script.write_text(block("README.md", "import methods"))
     done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "timesteps" in done.stdout
+
+
+THEIR_NETWORK = """
+import torch
+from spikingjelly.activation_based import layer, neuron
+from torch import nn
+
+torch.manual_seed(0)
+my_snn = nn.Sequential(nn.Conv2d(1, 4, 3), neuron.IFNode(), nn.Flatten(), nn.Linear(4 * 36, 5))
+images = torch.randn(12, 1, 8, 8)
+calibration_batches = [(torch.randn(20, 1, 8, 8), torch.randint(0, 5, (20,)))]
+"""
+
+
+def test_the_readme_example_for_other_simulators_runs(tmp_path):
+    pytest.importorskip("spikingjelly", reason="test extra: spikingjelly")
+    script = tmp_path / "example.py"
+    script.write_text(
+        THEIR_NETWORK + block("README.md", "spikingjelly(my_snn)") + "print(answers.timesteps.tolist())\n"
+    )
+    done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.split(",")) == 12
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
