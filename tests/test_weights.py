@@ -103,6 +103,17 @@ def test_the_table_compares_with_and_without_the_prelude(every):
     assert "int8-45nm" in text
 
 
+def test_energies_stand_under_their_preset_whatever_the_order_in_the_record(every):
+    from benchmark.cli.tables import comparison_tables
+
+    ours = [parse_record(json.dumps(document)) for document in records(every).values()]
+    energy = ours[1].static.energy
+    turned = ours[1].static.model_copy(update={"energy": dict(reversed(energy.items()))})
+    assert list(turned.energy) != list(energy)
+    changed = [ours[0], ours[1].model_copy(update={"static": turned})]
+    assert comparison_tables(changed) == comparison_tables(ours[:2])
+
+
 def test_every_method_stands_in_the_leaderboard(cli, every):
     answer = cli("leaderboard", "--results", "r", "--output", "page/README.md", cwd=every[1])
     assert answer.code == 0, answer.err

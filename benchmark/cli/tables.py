@@ -139,6 +139,8 @@ def comparison_tables(records: Sequence[ResultRecord]) -> str:
         [*_heading(record), *(_accuracy_at(record, step - _static(record).prelude) for step in steps)]
         for record in records
     ]
+    # A record from the store has its presets in another order than a fresh one.
+    presets = sorted({preset for record in records for preset in _static(record).energy})
     costs = [
         [
             record.spec.method,
@@ -146,12 +148,11 @@ def comparison_tables(records: Sequence[ResultRecord]) -> str:
             count(_static(record).spikes_per_image),
             count(_static(record).synops_per_image),
             count(_static(record).macs_per_image),
-            *(f"{value / 1e6:.2f}" for value in _static(record).energy.values()),
+            *(f"{_static(record).energy[preset] / 1e6:.2f}" for preset in presets),
             record.id,
         ]
         for record in records
     ]
-    presets = list(_static(records[0]).energy) if records else []
     names = ["method", "ANN", "prelude", *(str(step) for step in steps)]
     return "\n".join(
         [

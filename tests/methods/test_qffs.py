@@ -276,7 +276,7 @@ TINY_ERROR = {torch.float32: 1e-8, torch.float64: 1e-11}
 @pytest.mark.parametrize("forgiving", [True, False])
 def test_rounding_at_either_threshold_is_forgiven(dtype, threshold, forgiving, monkeypatch):
     if not forgiving:
-        monkeypatch.setattr(neurons_module, "tolerance_of", lambda membrane: 0.0)
+        monkeypatch.setattr(neurons_module, "firing_slack_of", lambda membrane: 0.0)
     neuron = SignedIFNeuron(threshold, 3)
     neuron.reset()
     error = TINY_ERROR[dtype]
@@ -309,7 +309,7 @@ class SameSlackBelow(SignedIFNeuron):
         membrane = self.charge(current)
         if self.count is None:
             self.count = torch.zeros_like(membrane)
-        slack = neurons_module.tolerance_of(membrane)
+        slack = neurons_module.firing_slack_of(membrane)
         up = (membrane >= self.threshold * (1 - slack)) & (self.count < self.levels - 0.5)
         down = (membrane < -slack * self.threshold) & (self.count > 0.5)
         spikes = up.to(membrane.dtype) - down.to(membrane.dtype)
