@@ -87,7 +87,7 @@ def prepare(cell: Cell, store: ResultStore, say: Callable[[str], None] = lambda 
         preprocessing=preprocessing.to_dict() if given or (source.preprocessing and not source.card) else None,
     )
     flags = (*dataset.flags(whole_test), *source.flags)
-    if preprocessing is dataset.preprocessing and source.preprocessing is None:
+    if given is None and source.preprocessing is None:
         flags = (*flags, "preprocessing assumed, the weights carry none")
     if source.card is None and "train" in dataset.splits:
         flags = (*flags, "weights without a card: the calibration images may be among those they were trained on")

@@ -20,6 +20,7 @@ def test_squeezenet_converts_without_training(cli, shared, tmp_path):
     assert record["ann"]["accuracy"]["value"] >= 0.5  # decoded, cropped and labelled right
     assert (record["static"]["prelude"], record["static"]["latency"]) == (1, 4)
     assert "smoke test" in " ".join(record["flags"])
+    assert "preprocessing assumed" not in " ".join(record["flags"])  # it was given
     assert "26 activations became spiking layers" in answer.err
 
 
