@@ -21,6 +21,7 @@ from benchmark.conformance import quantised_network, random_images
 from benchmark.errors import UsageError
 from methods.errors import ConversionError
 from methods.network import Schedule, SpikingNetwork
+from methods.quantisers import UniformQuantiser
 
 nir = pytest.importorskip("nir", reason="extra: nir")
 nir_export = importlib.import_module("benchmark.nir_export")
@@ -38,6 +39,14 @@ def converted(*layers: nn.Module, image: tuple[int, ...] = (2, 8, 8), method=Non
         torch.manual_seed(0)
         model = nn.Sequential(*layers).double().eval()
     return method.convert(method.prepare(model), torch.zeros(1, *image, dtype=torch.float64))
+
+
+def at_threshold(quantised, threshold=1.25):
+    """The network with one threshold, which additions of multiples of powers of two do not round."""
+    for module in quantised.modules():
+        if isinstance(module, UniformQuantiser):
+            module.set_top(threshold)
+    return quantised
 
 
 def make_dyadic(model: nn.Module) -> nn.Module:
@@ -166,7 +175,7 @@ def test_a_file_holds_the_same_network(tiny, tmp_path):
 
 @pytest.mark.parametrize("tiny", ["plain", "residual"])
 def test_a_file_holds_the_same_network_bit_for_bit(tiny, tmp_path):
-    network = qcfs().convert(make_dyadic(quantised_network(qcfs(), tiny)), random_images(1))
+    network = qcfs().convert(make_dyadic(at_threshold(quantised_network(qcfs(), tiny))), random_images(1))
     graph = read_back(network, tmp_path)
     images = dyadic_images(20)
     ours, logits = recorded(network, images)
@@ -179,14 +188,14 @@ def test_a_file_holds_the_same_network_bit_for_bit(tiny, tmp_path):
 @pytest.mark.parametrize("ignored", [{"reset": "zero"}, {"fires": "v > v_threshold"}, {"v_init": 0.0}])
 @pytest.mark.parametrize("tiny", ["plain", "residual"])
 def test_a_reader_that_ignores_the_metadata_runs_another_network(tiny, ignored, tmp_path):
-    network = qcfs().convert(make_dyadic(quantised_network(qcfs(), tiny)), random_images(1))
+    network = qcfs().convert(make_dyadic(at_threshold(quantised_network(qcfs(), tiny))), random_images(1))
     ours, _ = recorded(network, dyadic_images(20))
     theirs, _ = interpreted(read_back(network, tmp_path), dyadic_images(20), **ignored)
     assert any(not np.array_equal(spikes, theirs[name]) for name, spikes in ours.items())
 
 
 def test_what_the_file_says(tmp_path):
-    network = qcfs().convert(quantised_network(qcfs(), "residual"), random_images(1))
+    network = qcfs().convert(at_threshold(quantised_network(qcfs(), "residual")), random_images(1))
     graph = read_back(network, tmp_path)
     assert graph.metadata == {**nir_export.RUN, "method": "qcfs", "neurons": 2 * 6 * 64 + 8 * 16}
     for name, neuron in network.neurons.items():
