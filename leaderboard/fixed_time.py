@@ -13,7 +13,7 @@ FIRST = ("method", "prelude")
 def fixed_time(table: Table) -> tuple[list[str], list[list[str]]]:
     """Headers and Markdown cells. A method with a prelude has a row without it, as papers count, and one with it."""
     labels = table.labels()
-    longest = max((record.spec.timesteps for record in table.records), default=0)
+    longest = max((int(record.static.latency) for record in table.records if record.static), default=0)
     steps = [2**power for power in range(longest.bit_length())]
     body = []
     for record in table.records:

@@ -132,7 +132,7 @@ MILESTONES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 def comparison_tables(records: Sequence[ResultRecord]) -> str:
     """Several methods side by side: accuracy after T timesteps, the same with the prelude counted, and what it costs."""
-    longest = max((record.spec.timesteps for record in records), default=0)
+    longest = max((_static(record).latency for record in records), default=0)
     steps = [step for step in MILESTONES if step <= longest]
     free = [[*_heading(record), *(_accuracy_at(record, step) for step in steps)] for record in records]
     paid = [
