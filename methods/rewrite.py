@@ -121,9 +121,8 @@ def _absorb(
         if scalar is not None:
             factor = carried.pop(scalar)
             other = next((each for each in node.all_input_nodes if each is not scalar), scalar)
-            for each, worth in carried.items():
-                if each is other:
-                    other = _multiplied(graph, node, each, worth)
+            if other in carried:
+                other = _multiplied(graph, node, other, carried[other])
             node.op, node.target = "call_function", torch.add
             node.args, node.kwargs = (other, scalar), {"alpha": factor}
             return None

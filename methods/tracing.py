@@ -190,13 +190,8 @@ def _writes_in_place(graph: fx.GraphModule, node: fx.Node) -> bool:
     module = module_of(graph, node)
     if module is not None:
         return bool(getattr(module, "inplace", False)) and (is_relu(graph, node) or isinstance(module, DROPOUTS))
-    return is_call(node, IN_PLACE) or (is_relu(graph, node) and _asked_in_place(node))
-
-
-def _asked_in_place(node: fx.Node) -> bool:
-    position = {F.relu: 1, F.relu6: 1, F.hardtanh: 3}.get(node.target)  # type: ignore[arg-type]
-    given = node.kwargs.get("inplace", False)
-    return bool(given or (position is not None and len(node.args) > position and node.args[position]))
+    # torch.nn.functional passes `inplace` on by name, however it was given.
+    return is_call(node, IN_PLACE) or (is_relu(graph, node) and bool(node.kwargs.get("inplace")))
 
 
 def _aliases(graph: fx.GraphModule, start: fx.Node, order: dict[fx.Node, int], before: int) -> dict[fx.Node, bool]:
