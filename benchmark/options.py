@@ -26,12 +26,41 @@ def parse_settings(settings: Iterable[str]) -> dict[str, str]:
     return parsed
 
 
+def parse_preprocessing(settings: Iterable[str]) -> dict[str, Any] | None:
+    """`KEY=VALUE` strings as the JSON of a Preprocessing, None if there are none. Raises UsageError for a wrong one."""
+    from benchmark.data.images import Preprocessing
+
+    given = parse_settings(settings)
+    if not given:
+        return None
+    numbers = {"divisor": "255", "mean": "0", "std": "1", **given}
+    try:
+        values: dict[str, Any] = {
+            key: [float(part) for part in value.split(",")] if key in ("mean", "std") else value
+            for key, value in numbers.items()
+        }
+        channels = max(len(values["mean"]), len(values["std"]))
+        for key in ("mean", "std"):
+            values[key] = values[key] * channels if len(values[key]) == 1 else values[key]
+        for key in ("resize", "crop"):
+            if key in values:
+                values[key] = int(values[key])
+        unknown = sorted(values.keys() - {item.name for item in dataclasses.fields(Preprocessing)})
+        if unknown:
+            raise UsageError(
+                f"preprocessing has no {unknown[0]!r}: {', '.join(i.name for i in dataclasses.fields(Preprocessing))}."
+            )
+        return Preprocessing.from_dict(values).to_dict()
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"--preprocessing: {error}.") from error
+
+
 def typed_options(cls: type, settings: Mapping[str, Scalar], owner: str) -> dict[str, Scalar]:
     """The settings in the types of the dataclass fields.
 
     Raises UsageError for an unknown key (with near matches) or a value of the wrong type.
     """
-    fields = {field.name for field in dataclasses.fields(cls) if field.init}
+    fields = {field.name for field in dataclasses.fields(cls) if field.init and not field.metadata.get("fitted")}
     hints = typing.get_type_hints(cls)
     typed = {}
     for key, value in settings.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dynconf.evidence import Evidence
 from dynconf.names import POLICIES
-from dynconf.policy import GIVEN, Policy, unfitted
+from dynconf.policy import FITTED, GIVEN, Policy, unfitted
 from dynconf.recording import Recording
 
 _MANTISSA = 12
@@ -37,7 +37,7 @@ class RandomExit(Policy):
 
     reference: str = "dynamic-confidence"
     seed: int = 0
-    rates: tuple[float, ...] | None = None
+    rates: tuple[float, ...] | None = field(default=None, metadata=FITTED)
     selection: str = "reference"
 
     def __post_init__(self) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from dynconf.evidence import Evidence, LogitEvidence
-from dynconf.policy import FitError, Policy, default, unfitted
+from dynconf.policy import FITTED, FitError, Policy, default, unfitted
 from dynconf.recording import Recording
 from dynconf.scaling import first_half, scale_by_nll, second_half
 
@@ -40,10 +40,10 @@ class Conformal(Policy):
     checkpoints: int = 4
     scale: float | None = None
     selection: str = ""
-    timesteps: tuple[int, ...] | None = None
-    limits: tuple[float, ...] | None = None
-    images: int | None = None
-    images_needed: int | None = None
+    timesteps: tuple[int, ...] | None = field(default=None, metadata=FITTED)
+    limits: tuple[float, ...] | None = field(default=None, metadata=FITTED)
+    images: int | None = field(default=None, metadata=FITTED)
+    images_needed: int | None = field(default=None, metadata=FITTED)
 
     def __post_init__(self) -> None:
         if not 0 < self.target < 1:

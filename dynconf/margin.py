@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dynconf.evidence import Evidence
 from dynconf.oracles import consistency
-from dynconf.policy import GIVEN, unfitted
+from dynconf.policy import FITTED, GIVEN, unfitted
 from dynconf.recording import Recording
 from dynconf.sweep import refuse_nan
 from dynconf.threshold import ChosenThreshold
@@ -57,9 +57,9 @@ class Margin(ChosenThreshold):
     epsilon: float | None = None
     delta: float | None = None
     per_step: bool | None = None
-    limits: tuple[float, ...] | None = None
-    images: int | None = None
-    images_needed: int | None = None
+    limits: tuple[float, ...] | None = field(default=None, metadata=FITTED)
+    images: int | None = field(default=None, metadata=FITTED)
+    images_needed: int | None = field(default=None, metadata=FITTED)
 
     def __post_init__(self) -> None:
         if not self.per_step:  # the default; it has one spelling

@@ -18,6 +18,9 @@ PolicyType = TypeVar("PolicyType", bound="Policy")
 
 GIVEN = "given"
 
+# Metadata of fields that `fit` fills in; they are parameters of a fitted policy, but no options of one that is asked for.
+FITTED = {"fitted": True}
+
 
 class FitError(ValueError):
     """A policy must not, or cannot, be fitted on this recording."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dynconf.choosing import crc_choice, images_for_crc, images_for_ltt, ltt_choice, pareto_choice
 from dynconf.evidence import Evidence
-from dynconf.policy import GIVEN, Policy, Promise, default, unfitted
+from dynconf.policy import FITTED, GIVEN, Policy, Promise, default, unfitted
 from dynconf.recording import Recording
 from dynconf.scaling import SCALE_RULES, first_half, second_half
 from dynconf.sweep import Sweep, sweep_thresholds
@@ -167,8 +167,8 @@ class SmoothedThreshold(ChosenThreshold):
     epsilon: float | None = None
     delta: float | None = None
     scale_by: str | None = None
-    images: int | None = None
-    images_needed: int | None = None
+    images: int | None = field(default=None, metadata=FITTED)
+    images_needed: int | None = field(default=None, metadata=FITTED)
 
     def __post_init__(self) -> None:
         if self.scale is not None and not (self.scale > 0 and math.isfinite(self.scale)):

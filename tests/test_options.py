@@ -122,3 +122,13 @@ def test_what_is_not_key_value_is_refused(setting):
 def test_a_key_given_twice_is_refused():
     with pytest.raises(UsageError, match="levels is given twice"):
         parse_settings(["levels=4", "mode=m", "levels=4"])
+
+
+@pytest.mark.parametrize(
+    "text", ["dynamic-confidence[images=5]", "margin[images_needed=3]", "conformal[images=5]", "random[rates=1]"]
+)
+def test_what_fitting_fills_in_is_no_option(text):
+    from benchmark.evaluation import parse_policy
+
+    with pytest.raises(UsageError, match="has no option"):
+        parse_policy(text)

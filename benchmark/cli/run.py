@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from benchmark.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, RecordError, UsageError
+from benchmark.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, RecordError
 
 if TYPE_CHECKING:
     from benchmark.records import ResultRecord
     from benchmark.spec import Cell, ExecSpec
+
+EVERY = "all"
 
 
 @click.command(
@@ -102,7 +102,7 @@ def run(
     Without any flag: QCFS on scikit-learn's digits, with a small network trained in seconds.
     """
     from benchmark import registry
-    from benchmark.options import parse_settings
+    from benchmark.options import parse_preprocessing, parse_settings
     from benchmark.spec import Cell, ExecSpec
 
     for plugin in plugins:
@@ -155,9 +155,6 @@ def run(
     return exit_code(record)
 
 
-EVERY = "all"
-
-
 def run_one(cell: Cell, results: Path | None, execution: ExecSpec) -> ResultRecord:
     """Run a cell or take its record from the store, and say which on stderr."""
     from benchmark.reporting import Console
@@ -180,33 +177,3 @@ def run_one(cell: Cell, results: Path | None, execution: ExecSpec) -> ResultReco
 def exit_code(record: ResultRecord) -> int:
     """What the process returns for a record."""
     return {"ok": EXIT_OK, "skipped": EXIT_OK, "interrupted": EXIT_INTERRUPTED}.get(record.status, EXIT_FAILED)
-
-
-def parse_preprocessing(settings: Iterable[str]) -> dict[str, Any] | None:
-    """`KEY=VALUE` strings as the JSON of a Preprocessing, None if there are none. Raises UsageError for a wrong one."""
-    from benchmark.data.images import Preprocessing
-    from benchmark.options import parse_settings
-
-    given = parse_settings(settings)
-    if not given:
-        return None
-    numbers = {"divisor": "255", "mean": "0", "std": "1", **given}
-    try:
-        values: dict[str, Any] = {
-            key: [float(part) for part in value.split(",")] if key in ("mean", "std") else value
-            for key, value in numbers.items()
-        }
-        channels = max(len(values["mean"]), len(values["std"]))
-        for key in ("mean", "std"):
-            values[key] = values[key] * channels if len(values[key]) == 1 else values[key]
-        for key in ("resize", "crop"):
-            if key in values:
-                values[key] = int(values[key])
-        unknown = sorted(values.keys() - {item.name for item in fields(Preprocessing)})
-        if unknown:
-            raise UsageError(
-                f"preprocessing has no {unknown[0]!r}: {', '.join(i.name for i in fields(Preprocessing))}."
-            )
-        return Preprocessing.from_dict(values).to_dict()
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"--preprocessing: {error}.") from error
