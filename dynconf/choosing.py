@@ -68,6 +68,19 @@ def losers_allowed(images: int, epsilon: float, delta: float) -> int:
     return int((bdtr(numpy.arange(images + 1), images, epsilon) <= delta).sum()) - 1
 
 
+@cache
+def losers_allowed_among(images: int, epsilon: float, delta: float) -> torch.Tensor:
+    """`losers_allowed` of 0, 1, ..., `images` images, int64 [images + 1]; it only rises."""
+    from scipy.special import bdtr
+
+    allowed, most = [], -1
+    for count in range(images + 1):
+        while bdtr(most + 1.0, count, epsilon) <= delta:  # 1 where all of them are lost
+            most += 1
+        allowed.append(most)
+    return torch.tensor(allowed)
+
+
 def images_for_ltt(epsilon: float, delta: float) -> int:
     """With fewer images no threshold passes, even if not one image is lost: the smallest n with (1 - epsilon)^n <= delta."""
     return math.ceil(math.log(delta) / math.log1p(-epsilon) - 1e-9)
@@ -76,6 +89,11 @@ def images_for_ltt(epsilon: float, delta: float) -> int:
 def images_for_crc(epsilon: float) -> int:
     """The smallest n with 1 / (n + 1) <= epsilon."""
     return math.ceil(1 / epsilon - 1 - 1e-9)
+
+
+def lowest_within(sweep: Sweep, share: float) -> int:
+    """The lowest threshold above every one that loses more than this share of the images; for comparisons, no promise."""
+    return _lowest_before_failure(sweep.lost <= share + 1e-12)
 
 
 def _lowest_before_failure(passes: torch.Tensor) -> int:

@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from dynconf.evidence import Evidence
-from dynconf.threshold import SmoothedThreshold
+from dynconf.smoothed import SmoothedThreshold
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,8 @@ GIVEN = "given"
 
 # Metadata of fields that `fit` fills in; they are parameters of a fitted policy, but no options of one that is asked for.
 FITTED = {"fitted": True}
+# Those that `fit` fills in for the next `fit` only: a choice that is made anew repeats its last stage alone. No parameters.
+REMEMBERED = {"fitted": True, "remembered": True}
 
 
 class FitError(ValueError):
@@ -111,7 +113,7 @@ class Policy(ABC):
         values = {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)  # type: ignore[arg-type]
-            if field.name != "selection"
+            if field.name != "selection" and not field.metadata.get("remembered")
         }
         return {
             name: list(value) if isinstance(value, tuple) else value

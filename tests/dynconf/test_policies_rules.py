@@ -9,6 +9,7 @@ import torch
 from recordings import drift, from_logits, from_predictions
 
 from dynconf import DynamicConfidence, Entropy, Margin, Patience, RandomExit
+from dynconf.choosing import losers_allowed
 from dynconf.evidence import LogitEvidence
 from dynconf.judging import outcome, static_outcome
 from dynconf.margin import MARGIN_THRESHOLDS
@@ -150,8 +151,13 @@ def test_a_timestep_with_few_large_margins_stops_nobody():
     [
         ({"per_step": True, "threshold": 1.0}, "does not go with per_step"),
         ({"per_step": True, "tolerance": 0.1}, "tolerance belongs to selection=pareto"),
-        ({"per_step": True, "selection": "ltt"}, "knows no selection 'ltt'; there is: cutoff"),
-        ({"selection": "cutoff"}, "knows no selection 'cutoff'"),
+        (
+            {"per_step": True, "selection": "pareto"},
+            "knows no selection 'pareto'; there is: cutoff, ltt, conditional-ltt, crc",
+        ),
+        ({"selection": "cutoff"}, "knows no selection 'cutoff'.* with per_step=true: cutoff, ltt"),
+        ({"per_step": False, "selection": "conditional-ltt"}, "knows no selection 'conditional-ltt'"),
+        ({"limits": (1.0,)}, "limits are no option"),
     ],
 )
 def test_impossible_margins(options, message):
@@ -193,6 +199,38 @@ def test_patience_is_chosen_from_more_to_fewer():
 def test_impossible_patience(options):
     with pytest.raises(ValueError, match="must"):
         Patience(**options)
+
+
+def test_the_score_of_patience_is_the_streak():
+    recording = from_predictions([[0, 1, 1, 1, 2, 2], [1, 1, 1, 1, 1, 1], [0, 1, 0, 1, 0, 0]], [1, 1, 0])
+    streaks = [[1, 1, 2, 3, 1, 2], [1, 2, 3, 4, 5, 6], [1, 1, 1, 1, 1, 2]]
+    assert Patience().scores(recording).tolist() == streaks
+    sweep = sweep_thresholds(Patience().scores(recording), recording.correct, Patience().thresholds)
+    for steps in range(1, 9):
+        exits = Patience(steps=steps).exit_steps(recording)
+        assert sweep.timesteps[steps - 1].item() == pytest.approx(exits.double().mean().item(), abs=1e-12)
+    with pytest.raises(NotImplementedError, match="use scores"):
+        Patience(steps=2).score(recording.evidence)
+
+
+def test_patience_with_a_promise():
+    calibration = drift(images=700, split="calibration")
+    fitted = Patience(selection="ltt", epsilon=0.03).fit(calibration)
+    assert (fitted.promise.epsilon, fitted.promise.delta, fitted.images) == (0.03, 0.05, 700)
+
+    def losers(steps):
+        exits = Patience(steps=steps).exit_steps(calibration)
+        right = outcome(calibration, exits).correct
+        return int((calibration.correct[:, -1] & ~right).sum())
+
+    allowed = losers_allowed(700, 0.03, 0.05)
+    assert 2 < fitted.steps < 12
+    assert all(losers(steps) <= allowed for steps in range(fitted.steps, 13)) and losers(fitted.steps - 1) > allowed
+    assert Patience(selection="crc", epsilon=0.03).fit(calibration).steps <= fitted.steps
+    few = Patience(selection="ltt").fit(drift(images=597, split="calibration"))
+    assert (few.steps, few.images, few.images_needed) == (12, 597, 598)
+    assert Patience().params() == {"tolerance": 0.0}
+    assert Patience().fit(calibration).params().keys() == {"steps", "tolerance"}
 
 
 # Chance
