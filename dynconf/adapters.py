@@ -32,22 +32,21 @@ class AdaptedNetwork(ABC):
     def __init__(self, encode: Encoder | None = None):
         self._encode = encode
         self._images: Tensor | None = None
-        self._elapsed = 0
+        self._ages = torch.zeros(0, dtype=torch.long)  # timesteps of each image, on the CPU; for the encoder
         self._spikes: Tensor | None = None
 
     @torch.no_grad()
     def begin(self, images: Tensor) -> None:
         """Forget all state and start on images [B, ...]."""
         self._reset()
-        self._images, self._elapsed = images, 0
+        self._images, self._ages = images, torch.zeros(len(images), dtype=torch.long)
         self._spikes = torch.zeros(len(images), dtype=torch.long, device=images.device)
 
     @torch.no_grad()
     def step(self) -> Tensor:
         """One timestep's logits [B, K]. Raises RuntimeError before `begin`, ValueError if they are not [B, K]."""
         images = self._begun()
-        self._elapsed += 1
-        logits = self._advance(images if self._encode is None else self._encode(images, self._elapsed))
+        logits = self._advance(images if self._encode is None else self._encoded(images, self._encode))
         if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(images):
             found = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise ValueError(f"one timestep must give logits [{len(images)}, classes], got {found}")
@@ -60,6 +59,18 @@ class AdaptedNetwork(ABC):
         rows = torch.nonzero(mask)[:, 0]
         self._keep_state(rows, len(images))
         self._images, self._spikes = images[rows], self.spikes[rows]
+        if self._encode is not None:
+            self._ages = self._ages[rows.cpu()]
+
+    def _encoded(self, images: Tensor, encode: Encoder) -> Tensor:
+        """What the network sees at this timestep; images of different age are encoded one age after the other."""
+        self._ages += 1
+        ages = self._ages.unique().tolist()
+        if len(ages) == 1:
+            return encode(images, ages[0])
+        rows = [torch.nonzero(self._ages == age)[:, 0] for age in ages]
+        parts = [encode(images[own.to(images.device)], age) for own, age in zip(rows, ages, strict=True)]
+        return torch.cat(parts)[torch.cat(rows).argsort().to(images.device)]
 
     @property
     def spikes(self) -> Tensor:
@@ -89,6 +100,27 @@ class AdaptedNetwork(ABC):
     @abstractmethod
     def _keep_state(self, rows: Tensor, count: int) -> None:
         """Drop all rows of the state but these; there were `count`."""
+
+
+class RefillableAdaptedNetwork(AdaptedNetwork):
+    """One that is a `dynconf.continuous.RefillableNetwork` too."""
+
+    @torch.no_grad()
+    def replace(self, places: Tensor, images: Tensor) -> None:
+        """Put fresh images [n, ...] in these places of the batch (int64 [n]); the others go on as they are.
+
+        Raises RuntimeError before `begin`, and for state of which some rows cannot begin anew.
+        """
+        held = self._begun()
+        self._restart_state(places, len(held))
+        self._images = held.index_copy(0, places, images)
+        self._spikes = self.spikes.index_fill(0, places, 0)
+        if self._encode is not None:
+            self._ages[places.cpu()] = 0
+
+    @abstractmethod
+    def _restart_state(self, rows: Tensor, count: int) -> None:
+        """Let these rows of the state, of which there are `count`, begin anew."""
 
 
 class _AdaptedPair(AdaptedNetwork):
@@ -127,7 +159,31 @@ class _AdaptedPair(AdaptedNetwork):
             self._keep_fn(mask)
 
 
-class _AdaptedModule(AdaptedNetwork):
+class _RestartablePair(_AdaptedPair, RefillableAdaptedNetwork):
+    """The same with a function that lets rows begin anew."""
+
+    def __init__(
+        self,
+        step_fn: Callable[[Tensor], Tensor],
+        reset_fn: Callable[[], None],
+        keep_fn: Callable[[Tensor], None] | None,
+        restart_fn: Callable[[Tensor], None],
+    ):
+        super().__init__(step_fn, reset_fn, keep_fn)
+        self._restart_fn = restart_fn
+
+    def replace(self, places: Tensor, images: Tensor) -> None:
+        super().replace(places, images)
+        if self._keep_fn is None:
+            assert self._all is not None and self._shown is not None
+            self._all = self._all.index_copy(0, self._shown[places], images)
+
+    def _restart_state(self, rows: Tensor, count: int) -> None:
+        assert self._shown is not None
+        self._restart_fn(rows if self._keep_fn is not None else self._shown[rows])
+
+
+class _AdaptedModule(RefillableAdaptedNetwork):
     """A module whose spiking layers are watched by hooks, but only while it takes a timestep."""
 
     def __init__(self, network: nn.Module, spiking: list[nn.Module], encode: Encoder | None, sequences: bool = False):
@@ -191,6 +247,20 @@ class _AdaptedSpikingJelly(_AdaptedModule):
                     continue
                 setattr(module, name, _rows_of(value, rows, count, f"{name!r} of {type(module).__name__}"))
 
+    def _restart_state(self, rows: Tensor, count: int) -> None:
+        for module in self._memories:
+            for name, value in list(module.named_memories()):
+                start = module.get_reset_value(name)
+                if (
+                    isinstance(value, Tensor)
+                    and value.dim()
+                    and len(value) == count
+                    and isinstance(start, (int, float))
+                ):
+                    setattr(module, name, value.index_fill(0, rows, start))
+                elif not _is_same(value, start):
+                    raise _cannot_restart(name, module)
+
 
 class _AdaptedSnnTorch(_AdaptedModule):
     def __init__(self, network: nn.Module, spiking: list[nn.Module], encode: Encoder | None, output: int):
@@ -217,11 +287,19 @@ class _AdaptedSnnTorch(_AdaptedModule):
         for module, name, value in self._states():
             setattr(module, name, _rows_of(value, rows, count, f"{name!r} of {type(module).__name__}"))
 
+    def _restart_state(self, rows: Tensor, count: int) -> None:
+        for module, name, value in self._states():
+            if value.dim() and len(value) == count:
+                setattr(module, name, value.index_fill(0, rows, 0))
+            elif value.numel():
+                raise _cannot_restart(name, module)
+
 
 def stepwise(
     step_fn: Callable[[Tensor], Tensor],
     reset_fn: Callable[[], None],
     keep_fn: Callable[[Tensor], None] | None = None,
+    restart_fn: Callable[[Tensor], None] | None = None,
 ) -> AdaptedNetwork:
     """Any simulator that is a pair of functions, ready to be recorded.
 
@@ -230,9 +308,14 @@ def stepwise(
         reset_fn: forgets all state.
         keep_fn: `keep_fn(mask [B] bool)` drops the rows of images that have left; `step_fn` is then called with the other
             images alone. Without it they go on being simulated, at full cost, and only the rows that stay are shown.
+        restart_fn: `restart_fn(rows [n] int64)` lets these rows of the state begin anew, as after `reset_fn`, for fresh images
+            that `step_fn` is then called with; never before the first timestep. Without it `DynamicInference.stream` goes batch
+            after batch.
 
     Spikes and SynOps are not known and reported as zero.
     """
+    if restart_fn is not None:
+        return _RestartablePair(step_fn, reset_fn, keep_fn, restart_fn)
     return _AdaptedPair(step_fn, reset_fn, keep_fn)
 
 
@@ -243,7 +326,8 @@ def spikingjelly(network: nn.Module, *, multi_step: bool = False, encode: Encode
         network: `network(images [B, ...]) -> logits [B, K]`, one timestep. Put into eval mode by `begin`; state lives in its
             `MemoryModule` objects, as it does for all layers of the package.
         multi_step: the network is in step mode `m`, [T, B, ...] to [T, B, K]; it is then called for one timestep at a time.
-        encode: `encode(images, timestep from 1)`, for event frames or rate coding; the image itself by default.
+        encode: `encode(images, timestep from 1)`, for event frames or rate coding; the image itself by default. Images of
+            different age, which share a batch in `DynamicInference.stream`, are encoded in one call for each age.
 
     Spikes are the non-zero outputs, of either sign, of the layers in `spikingjelly.activation_based.neuron`.
 
@@ -292,7 +376,8 @@ def snntorch(network: nn.Module, *, output: int = 0, encode: Encoder | None = No
         network: `network(images [B, ...])` gives one timestep's logits [B, K], or a tuple such as (spikes, membrane). Put
             into eval mode by `begin`. Neurons need `init_hidden=True`.
         output: which element of such a tuple is read as logits.
-        encode: `encode(images, timestep from 1)`, for event frames or rate coding; the image itself by default.
+        encode: `encode(images, timestep from 1)`, for event frames or rate coding; the image itself by default. Images of
+            different age, which share a batch in `DynamicInference.stream`, are encoded in one call for each age.
 
     Spikes are the non-zero outputs, of either sign, of its `SpikingNeuron` layers.
 
@@ -327,3 +412,17 @@ def _rows_of(value: Any, rows: Tensor, count: int, name: str) -> Any:
             f"state {name} is {list(value.shape)} for {count} images: it cannot be cut down to some of them"
         )
     return value[rows.to(value.device)]
+
+
+def _is_same(value: Any, start: Any) -> bool:
+    """Whether a state still is what it begins as: a number, nothing, or a tensor that all images share."""
+    if isinstance(value, Tensor) or isinstance(start, Tensor):
+        return isinstance(value, Tensor) and isinstance(start, Tensor) and torch.equal(value, start)
+    return bool(value == start)
+
+
+def _cannot_restart(name: str, module: nn.Module) -> RuntimeError:
+    return RuntimeError(
+        f"state {name!r} of {type(module).__name__} cannot begin anew for some of the images: stream with refill=1, batch "
+        "after batch"
+    )

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from dynconf.adapters import stepwise
-from dynconf.evidence import LogitEvidence, RunningSum
+from dynconf.continuous import ContinuousBatch
+from dynconf.image_stream import ImageBatch, ImageStream
 from dynconf.policies import Policy
 from dynconf.recorder import StepwiseNetwork
+
+REFILL = 1 / 8
 
 
 @dataclass(frozen=True)
 class Answers:
-    """One batch's answers, each tensor int64 [B] in the order of the images.
+    """The answers to some images, each tensor int64 [B] in the order of the images.
 
     `timesteps` excludes the prelude; `latency` includes it; `spikes` and `synops` are summed up to the exit and include
     the prelude's.
@@ -33,7 +36,7 @@ class DynamicInference:
     """Run a stepwise network under a fitted policy, dropping each image from the batch at its exit.
 
     Args:
-        network: see `StepwiseNetwork`.
+        network: see `StepwiseNetwork`; for `stream` it should be a `dynconf.continuous.RefillableNetwork`.
         policy: fitted.
         max_timesteps: T, at which every remaining image answers.
     """
@@ -53,45 +56,93 @@ class DynamicInference:
         policy: Policy,
         max_timesteps: int,
         keep_fn: Callable[[Tensor], None] | None = None,
+        restart_fn: Callable[[Tensor], None] | None = None,
     ) -> DynamicInference:
         """Any other network: `step_fn(images [B, ...]) -> logits [B, K]` for one timestep, `reset_fn()` between batches.
 
         Without `keep_fn(mask)`, which drops the state of images that have left, those are still simulated, but their
-        answers are frozen (see `dynconf.adapters.stepwise`). Spikes and SynOps are not known and reported as zero. Raises
-        ValueError for a policy that needs spikes.
+        answers are frozen; without `restart_fn(rows)`, which lets the state of some rows begin anew, `stream` goes batch after
+        batch (see `dynconf.adapters.stepwise`). Spikes and SynOps are not known and reported as zero. Raises ValueError for a
+        policy that needs spikes.
         """
         if policy.needs_spikes:
             raise ValueError(f"policy {policy.name} looks at spike counts, which a wrapped network does not know")
-        return cls(stepwise(step_fn, reset_fn, keep_fn), policy, max_timesteps)
+        return cls(stepwise(step_fn, reset_fn, keep_fn, restart_fn), policy, max_timesteps)
 
-    @torch.no_grad()
     def __call__(self, images: Tensor) -> Answers:
-        """Classify images [B, ...]."""
-        network = self.network
-        network.begin(images)
-        count, device = len(images), images.device
-        prediction = torch.zeros(count, dtype=torch.long, device=device)
-        timesteps = torch.zeros(count, dtype=torch.long, device=device)
-        spikes, synops = network.spikes.clone(), network.synops.clone()
-        active = torch.arange(count, device=device)
-        running, watch = RunningSum(), self.policy.watch()
-        for timestep in range(1, self.max_timesteps + 1):
-            evidence = LogitEvidence(running.add(network.step()))
-            spikes[active] += network.spikes
-            synops[active] += network.synops
-            if timestep == self.max_timesteps:
-                stops = torch.ones(len(active), dtype=torch.bool, device=device)
-            else:
-                stops = watch.stops(evidence, timestep, network.spikes)
-            leaving = active[stops]
-            prediction[leaving] = evidence.prediction[stops]
-            timesteps[leaving] = timestep
-            if len(leaving) == len(active):
-                break
-            if len(leaving):
-                stays = ~stops
-                active = active[stays]
-                network.keep(stays)
-                running.keep(stays)
-                watch.keep(stays)
-        return Answers(prediction, timesteps, timesteps + network.prelude_steps, spikes, synops)
+        """Classify images [B, ...] as one batch, which shrinks; the answers are on the device of the images."""
+        batch = self._batch([images], max(1, len(images)))
+        return self._answers(_in_order(list(batch.exits())).to(images.device))
+
+    def stream(
+        self,
+        batches: Iterable[ImageBatch],
+        batch_size: int = 64,
+        refill: float = REFILL,
+        buckets: Sequence[int] | None = None,
+    ) -> Answers:
+        """Classify a stream of images in a batch that stays full: fresh images take the places of those that have left.
+
+        Args:
+            batches: images [B, ...] on the network's device, B of any size and not always the same; or pairs (images, labels)
+                of which the labels are ignored. Batches are asked for as there is room, so the stream may be endless or slow.
+            batch_size: places.
+            refill: the share of the places that has to be free before fresh images come in, between 0 (one free place is
+                enough) and 1 (all, which is batch after batch). Until then the images that have left go on costing time; but
+                every refill costs the stem and the prelude of a small batch, which is slow on a GPU.
+            buckets: if given, the only numbers of rows that are ever computed, for networks that are compiled or captured for
+                certain shapes; the largest is `batch_size`.
+
+        Returns the answers, on the CPU, in the order of the stream. Every image exits as it would alone. A network that cannot
+        take in images (no `replace`) runs batch after batch, each of which shrinks. Raises ValueError for options out of range.
+        """
+        batch = self._batch(batches, batch_size, refill, buckets)
+        return self._answers(_in_order(list(batch.exits())))
+
+    def iter_stream(
+        self,
+        batches: Iterable[ImageBatch],
+        batch_size: int = 64,
+        refill: float = REFILL,
+        buckets: Sequence[int] | None = None,
+    ) -> Iterator[Answers]:
+        """As `stream`, but gives answers as soon as those to all earlier images are known: some images' at a time.
+
+        What is held at a time does not grow with the stream: at most `batch_size * max_timesteps` answers wait for an earlier
+        image.
+        """
+        batch = self._batch(batches, batch_size, refill, buckets)
+        return self._as_they_come(batch)
+
+    def _as_they_come(self, batch: ContinuousBatch) -> Iterator[Answers]:
+        given = 0
+        waiting: list[Tensor] = []
+        for left in batch.exits():
+            waiting.append(left)
+            if given not in left[0]:
+                continue
+            known = _in_order(waiting)
+            ready = int((known[0] == torch.arange(given, given + known.shape[1])).long().cumprod(0).sum())
+            yield self._answers(known[:, :ready])
+            given += ready
+            waiting = [known[:, ready:].clone()]
+
+    def _batch(
+        self,
+        batches: Iterable[ImageBatch],
+        batch_size: int,
+        refill: float = 0.0,
+        buckets: Sequence[int] | None = None,
+    ) -> ContinuousBatch:
+        stream = ImageStream(batches)
+        return ContinuousBatch(self.network, self.policy, self.max_timesteps, stream, batch_size, refill, buckets)
+
+    def _answers(self, exits: Tensor) -> Answers:
+        _, timesteps, prediction, spikes, synops = exits
+        return Answers(prediction, timesteps, timesteps + self.network.prelude_steps, spikes, synops)
+
+
+def _in_order(exits: list[Tensor]) -> Tensor:
+    """What `ContinuousBatch.exits` has given so far, in the order of the stream, int64 [5, n]."""
+    together = torch.cat([torch.zeros(5, 0, dtype=torch.long), *exits], 1)
+    return together[:, together[0].argsort()]

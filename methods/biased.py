@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, fx
 
 from methods.layerwise import fire_all
 from methods.network import SpikingNetwork
-from methods.neurons import IFNeuron, SpikingNeuron
+from methods.neurons import IFNeuron, SpikingNeuron, State
 from methods.tracing import QuantisedActivation, module_of
 
 
@@ -17,9 +18,12 @@ class BiasedIFNeuron(IFNeuron):
     """Integrate-and-fire with a correction of its current per channel and timestep, and of v(0) per neuron.
 
     `bias` [S, C] is subtracted from the membrane in the timesteps 1..S, and with `lasting` its last row ever after;
-    `offset` [C, ...] is added to v(0). Both in the units of the current.
+    `offset` [C, ...] is added to v(0). Both in the units of the current. `elapsed` is how many timesteps each image has
+    seen, int64 [B].
     """
 
+    state_names: ClassVar[tuple[str, ...]] = ("membrane", "elapsed")
+    elapsed: Tensor | None
     bias: Tensor | None
     offset: Tensor | None
 
@@ -31,7 +35,14 @@ class BiasedIFNeuron(IFNeuron):
 
     def reset(self) -> None:
         super().reset()
-        self.elapsed = 0
+        self._seen_by_all = 0
+
+    def restore(self, state: State) -> None:
+        super().restore(state)
+        self._seen_by_all = 0
+
+    def initial_state(self, name: str, like: Tensor) -> Tensor:
+        return torch.zeros_like(like) if name == "elapsed" else super().initial_state(name, like)
 
     def start(self, current: Tensor) -> Tensor:
         membrane = super().start(current)
@@ -39,10 +50,16 @@ class BiasedIFNeuron(IFNeuron):
 
     def charge(self, current: Tensor) -> Tensor:
         membrane = super().charge(current)
-        if self.bias is not None and (self.elapsed < len(self.bias) or self.lasting):
-            row = self.bias[min(self.elapsed, len(self.bias) - 1)].to(membrane.dtype)
-            membrane.sub_(row.reshape(-1, *[1] * (membrane.dim() - 2)))
-        self.elapsed += 1
+        if self.elapsed is None:
+            self.elapsed = torch.zeros(len(current), dtype=torch.long, device=current.device)
+        # `_seen_by_all` is a lower bound of `elapsed` that is known without asking the device.
+        if self.bias is not None and (self.lasting or self._seen_by_all < len(self.bias)):
+            rows = self.bias.to(membrane.dtype)[self.elapsed.clamp(max=len(self.bias) - 1)]
+            if not self.lasting:
+                rows = rows * (self.elapsed < len(self.bias))[:, None]
+            membrane.sub_(rows.reshape(*rows.shape, *[1] * (membrane.dim() - 2)))
+        self.elapsed.add_(1)
+        self._seen_by_all += 1
         return membrane
 
 

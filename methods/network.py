@@ -1,4 +1,4 @@
-"""The spiking network that every method returns: begin, step, keep."""
+"""The spiking network that every method returns: begin, step, keep, replace."""
 
 from __future__ import annotations
 
@@ -13,25 +13,13 @@ from methods.layerwise import AtNeurons, simulate_layerwise
 from methods.neurons import SpikingNeuron, Stateful
 from methods.pooling import CurrentMaxPool, SpikeMaxPool
 from methods.rewrite import without_shifts
+from methods.schedule import Phase, Schedule
 from methods.tally import SpikeTally
 from methods.tracing import module_of
 
 # Convolutions of a single float32 image take another code path on CPUs and round differently, so that spikes flip. A lone
 # image is therefore computed in duplicate there: its answer must not depend on its company.
 SMALLEST_BATCH = 2
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """When a network is driven. Of every image, the timesteps are counted from 1 after the prelude.
-
-    Attributes:
-        drive: for how many timesteps the image and all biases act; None: always.
-        settle: for how many more timesteps spikes still travel, before the network is frozen; None: always.
-    """
-
-    drive: int | None = None
-    settle: int | None = None
 
 
 @dataclass(frozen=True)
@@ -48,6 +36,29 @@ class ConversionReport:
             f"{self.method}: {len(self.spiking_layers)} activations became spiking layers, "
             f"{self.folded_batch_norms} batch norms folded, {self.remaining_batch_norms} left as affine maps"
         )
+
+
+@dataclass
+class _Batch:
+    """What a network knows of its images besides the states of its neurons.
+
+    `currents` are the stem's [R, ...]; a lone image may be computed in duplicate, so that there are more rows R than images
+    B. `site_spikes` float64 [L, B] and `synops` float64 [B] are those of the last timestep. `ages` int64 [B], on the CPU, are
+    the timesteps since the prelude; known only where a schedule asks for them.
+    """
+
+    count: int
+    dtype: torch.dtype
+    currents: tuple[Tensor, ...]
+    site_spikes: Tensor
+    synops: Tensor
+    ages: Tensor | None
+
+    def rows(self, images: Tensor) -> Tensor:
+        """The rows to compute for these images (int64 indices): as many, or a lone one several times."""
+        rounds_alone = images.device.type == "cpu" and self.dtype != torch.float64
+        alone = rounds_alone and 0 < len(images) < SMALLEST_BATCH
+        return images[:1].expand(SMALLEST_BATCH) if alone else images
 
 
 class SpikingNetwork(nn.Module):
@@ -84,15 +95,10 @@ class SpikingNetwork(nn.Module):
         called = [(str(node.target), module_of(graph, node)) for node in graph.graph.nodes]
         self._stateful = [module for _, module in called if isinstance(module, Stateful)]
         self._neurons = {name: module for name, module in called if isinstance(module, SpikingNeuron)}
-        self._currents: tuple[Tensor, ...] | None = None
-        self._elapsed = 0
-        self._count = 0
-        self._duplicates = False
+        self._batch: _Batch | None = None
         self._accounting: Accounting | None = None
         self._image_shape: tuple[int, ...] | None = None
         self._classes = 0
-        self._spikes: Tensor | None = None
-        self._synops: Tensor | None = None
         self.eval()
 
     @property
@@ -128,56 +134,99 @@ class SpikingNetwork(nn.Module):
         `spikes` and `synops` then hold the prelude's totals (zero if there is none).
         """
         self.account(images[:1])
+        self._batch = None
         self._reset()
-        self._duplicates = images.device.type == "cpu" and images.dtype != torch.float64
-        self._count = len(images)
-        self._currents = self._before(images[self._rows(torch.arange(len(images), device=images.device))])
-        self._spikes = torch.zeros(len(images), dtype=torch.float64, device=images.device)
-        self._synops = self._spikes.clone()
+        count, device = len(images), images.device
+        silence = torch.zeros(len(self._neurons), count, dtype=torch.float64, device=device)
+        batch = _Batch(
+            count,
+            images.dtype,
+            currents=(),
+            site_spikes=silence,
+            synops=silence.new_zeros(count),
+            ages=None if self.schedule.drive is None else torch.zeros(count, dtype=torch.long),
+        )
+        batch.currents = self._before(images[batch.rows(torch.arange(count, device=device))])
+        self._batch = batch
         if self._prelude is not None:
             self._prelude(self)
-            self._elapsed = 0
+            if batch.ages is not None:
+                batch.ages.zero_()
 
     def _reset(self) -> None:
         for module in self._stateful:
             module.reset()
-        self._elapsed = 0
+
+    @property
+    def _begun(self) -> _Batch:
+        if self._batch is None:
+            raise RuntimeError("call begin(images) first")
+        return self._batch
 
     @torch.no_grad()
     def step(self) -> Tensor:
         """One timestep: this timestep's logits [B, K]. Raises RuntimeError before `begin`."""
-        if self._currents is None:
-            raise RuntimeError("call begin(images) before step()")
-        drive, settle = self.schedule.drive, self.schedule.settle
-        self._elapsed += 1
-        if drive is None or self._elapsed <= drive:
-            logits: Tensor = self._body(*self._currents)
+        batch = self._begun
+        phase = Phase.DRIVEN
+        if batch.ages is not None:
+            batch.ages += 1
+            phases = self.schedule.phases(batch.ages)
+            if len(phases) > 1:
+                return self._step_by_phase(batch, phases)
+            phase = next(iter(phases), phase)
+        logits, site_spikes, synops = self._simulate(phase, batch.currents)
+        batch.site_spikes, batch.synops = site_spikes[:, : batch.count], synops[: batch.count]
+        return logits[: batch.count]
+
+    def _simulate(self, phase: Phase, currents: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
+        """One timestep of all rows that the neurons hold: logits [R, K], spikes [L, R], SynOps [R]."""
+        if phase is Phase.FROZEN:
+            silence = currents[0].new_zeros(len(self._neurons), len(currents[0]), dtype=torch.float64)
+            return currents[0].new_zeros(len(currents[0]), self._classes), silence, silence.sum(0)
+        if phase is Phase.DRIVEN:
+            logits: Tensor = self._body(*currents)
         else:
             assert self._settling is not None
-            if settle is not None and self._elapsed > drive + settle:
-                return self._frozen()
-            nothing = [current.new_zeros(()).expand_as(current) for current in self._currents]
-            logits = self._settling(*nothing)
+            logits = self._settling(*(current.new_zeros(()).expand_as(current) for current in currents))
         counts = [neuron.counts for neuron in self._neurons.values() if neuron.counts is not None]
-        self._spikes = torch.stack([spikes for spikes, _ in counts]).sum(0)[: self._count]
-        self._synops = torch.stack([synops for _, synops in counts]).sum(0)[: self._count]
         self._classes = logits.shape[1]
-        return logits[: self._count]
+        return (
+            logits,
+            torch.stack([spikes for spikes, _ in counts]),
+            torch.stack([synops for _, synops in counts]).sum(0),
+        )
 
-    def _frozen(self) -> Tensor:
-        """A timestep after the last one that the schedule allows: nothing moves."""
-        assert self._spikes is not None and self._synops is not None and self._currents is not None
-        self._spikes, self._synops = torch.zeros_like(self._spikes), torch.zeros_like(self._synops)
-        return self._currents[0].new_zeros(self._count, self._classes)
+    def _step_by_phase(self, batch: _Batch, phases: dict[Phase, Tensor]) -> Tensor:
+        """One timestep of images that are in different phases of the schedule, one phase after the other."""
+        states = [module.set_aside() for module in self._stateful]
+        batch.site_spikes, batch.synops = torch.zeros_like(batch.site_spikes), torch.zeros_like(batch.synops)
+        logits = torch.zeros(())
+        for phase, images in phases.items():
+            if phase is Phase.FROZEN:
+                continue
+            places = images.to(batch.synops.device)
+            rows = batch.rows(places)
+            for module, state in zip(self._stateful, states, strict=True):
+                module.restore(state)
+                module.keep(rows)
+            own, site_spikes, synops = self._simulate(phase, tuple(current[rows] for current in batch.currents))
+            for module, state in zip(self._stateful, states, strict=True):
+                module.replace(state, places)
+            if not logits.dim():
+                logits = own.new_zeros(batch.count, self._classes)
+            logits[places] = own[: len(places)]
+            batch.site_spikes[:, places] = site_spikes[:, : len(places)]
+            batch.synops[places] = synops[: len(places)]
+        return logits
 
     def presimulate(self, steps: int) -> None:
         """For a prelude: `steps` timesteps whose logits are dropped and whose spikes and SynOps are kept as its totals."""
-        assert self._spikes is not None and self._synops is not None
-        spikes, synops = self._spikes, self._synops
+        batch = self._begun
+        spikes, synops = batch.site_spikes, batch.synops
         for _ in range(steps):
             self.step()
-            spikes, synops = spikes + self._spikes, synops + self._synops
-        self._spikes, self._synops = spikes, synops
+            spikes, synops = spikes + batch.site_spikes, synops + batch.synops
+        batch.site_spikes, batch.synops = spikes, synops
 
     def restart_pools(self) -> None:
         """For a prelude: let max-pools forget it. Neurons are restarted by their method."""
@@ -190,20 +239,19 @@ class SpikingNetwork(nn.Module):
 
         `at_neurons(name, neuron, currents)` turns a layer's currents of all timesteps into its spikes.
         """
-        assert self._spikes is not None and self._synops is not None and self._currents is not None
-        totals = {"spikes": self._spikes, "synops": self._synops}
+        batch = self._begun
+        totals = dict(zip(self._neurons, batch.site_spikes, strict=True))
 
         def counted(name: str, neuron: SpikingNeuron, currents: list[Tensor]) -> list[Tensor]:
             emitted = at_neurons(name, neuron, currents)
             if neuron.tally is not None:
                 for spikes in emitted:
-                    events, operations = neuron.tally(spikes[: self._count])
-                    totals["spikes"] += events
-                    totals["synops"] += operations
+                    events, operations = neuron.tally(spikes[: batch.count])
+                    totals[name] += events
+                    batch.synops.add_(operations)
             return emitted
 
-        simulate_layerwise(self._body, self._currents, steps, counted)
-        self._spikes, self._synops = totals["spikes"], totals["synops"]
+        simulate_layerwise(self._body, batch.currents, steps, counted)
 
     @torch.no_grad()
     def simulate_layers(self, images: Tensor, steps: int, at_neurons: AtNeurons) -> None:
@@ -215,20 +263,47 @@ class SpikingNetwork(nn.Module):
     @torch.no_grad()
     def keep(self, mask: Tensor) -> None:
         """Go on with the images where `mask` [B] (bool) is True, as if the others had never been there."""
-        if self._currents is None or self._spikes is None or self._synops is None:
-            raise RuntimeError("call begin(images) before keep(mask)")
+        batch = self._begun
         kept = torch.nonzero(mask)[:, 0]
-        rows = self._rows(kept)
-        self._count = len(kept)
-        self._currents = tuple(current[rows] for current in self._currents)
-        self._spikes, self._synops = self._spikes[kept], self._synops[kept]
+        rows = batch.rows(kept)
+        batch.count = len(kept)
+        batch.currents = tuple(current[rows] for current in batch.currents)
+        batch.site_spikes, batch.synops = batch.site_spikes[:, kept], batch.synops[kept]
+        if batch.ages is not None:
+            batch.ages = batch.ages[kept.cpu()]
         for module in self._stateful:
             module.keep(rows)
 
-    def _rows(self, kept: Tensor) -> Tensor:
-        """The rows to compute for the images at `kept`: those, or a lone one several times."""
-        alone = self._duplicates and 0 < len(kept) < SMALLEST_BATCH
-        return kept[:1].expand(SMALLEST_BATCH) if alone else kept
+    @torch.no_grad()
+    def replace(self, places: Tensor, images: Tensor) -> None:
+        """Put fresh images [n, ...] in the places (int64 [n], distinct) of others, which are dropped, at any timestep.
+
+        They start as in `begin`: their currents are computed and their prelude is run, of them alone. The rest of the batch
+        goes on as if nothing had happened. At these places `spikes` and `synops` are then the prelude's. Raises RuntimeError
+        before `begin`, ValueError for images of another shape or precision than the batch's, or of another number than places.
+        """
+        batch = self._begun
+        if len(places) != len(images):
+            raise ValueError(f"{len(images)} images for {len(places)} places")
+        if images.shape[1:] != self._image_shape or images.dtype != batch.dtype:
+            raise ValueError(
+                f"images of a batch must be alike: these are {list(images.shape[1:])} {images.dtype}, "
+                f"the others {list(self._image_shape or ())} {batch.dtype}"
+            )
+        if not len(images):
+            return
+        states = [module.set_aside() for module in self._stateful]
+        self.begin(images)
+        fresh = self._begun
+        # Of a lone image that is computed in duplicate, its first row is enough: the second one is mere company.
+        for module, state in zip(self._stateful, states, strict=True):
+            module.replace(state, places)
+        for current, own in zip(batch.currents, fresh.currents, strict=True):
+            current[places] = own[: len(places)]
+        batch.site_spikes[:, places], batch.synops[places] = fresh.site_spikes, fresh.synops
+        if batch.ages is not None:
+            batch.ages[places.cpu()] = 0
+        self._batch = batch
 
     @torch.no_grad()
     def account(self, image: Tensor) -> None:
@@ -246,12 +321,17 @@ class SpikingNetwork(nn.Module):
     @property
     def spikes(self) -> Tensor:
         """Spikes of the last timestep per image, int64 [B]; after `begin`, those of the prelude."""
-        return _counted(self._spikes)
+        return self._begun.site_spikes.sum(0).long()
+
+    @property
+    def site_spikes(self) -> Tensor:
+        """The same for every spiking layer, int64 [B, L], in the order of `sites`; the sum of a row is `spikes`."""
+        return self._begun.site_spikes.long().T
 
     @property
     def synops(self) -> Tensor:
         """SynOps of the last timestep per image, int64 [B]; after `begin`, those of the prelude."""
-        return _counted(self._synops)
+        return self._begun.synops.long()
 
     @property
     def sites(self) -> tuple[Site, ...]:
@@ -278,12 +358,6 @@ class SpikingNetwork(nn.Module):
         if self._accounting is None:
             raise RuntimeError("no image shape known yet: call begin(images), or convert with calibration images")
         return self._accounting
-
-
-def _counted(value: Tensor | None) -> Tensor:
-    if value is None:
-        raise RuntimeError("call begin(images) first")
-    return value.long()
 
 
 def split_constant_part(graph: fx.GraphModule) -> tuple[fx.GraphModule, fx.GraphModule]:

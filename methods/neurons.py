@@ -10,9 +10,16 @@ from torch import Tensor, nn
 
 from methods.tally import SpikeTally
 
+# Per-image tensors [B, ...] by name; None before the first timestep.
+State = dict[str, Tensor | None]
+
 
 class Stateful(nn.Module):
-    """A module with per-image tensors, named in `state_names`; each is None before the first timestep."""
+    """A module with per-image tensors, named in `state_names`; each is None before the first timestep.
+
+    All that a module remembers of its images must be in them: rows leave (`keep`), and fresh images take the places of others
+    (`replace`), so that images of different age share a batch.
+    """
 
     state_names: ClassVar[tuple[str, ...]] = ()
 
@@ -27,6 +34,39 @@ class Stateful(nn.Module):
             state = getattr(self, name)
             if state is not None:
                 setattr(self, name, state[rows])
+
+    def set_aside(self) -> State:
+        """The state of the images as it stands, for `restore` or `replace`; it is not copied."""
+        return {name: getattr(self, name) for name in self.state_names}
+
+    def restore(self, state: State) -> None:
+        """Go on with the images of `state`."""
+        for name, value in state.items():
+            setattr(self, name, value)
+
+    def replace(self, state: State, rows: Tensor) -> None:
+        """Go on with the images of `state`, in which the first images that are here take the places `rows` (int64 [n]).
+
+        `state` is changed. An image that has seen no timestep yet starts as `initial_state` says, if the others have.
+        """
+        for name, others in state.items():
+            if others is None:
+                continue
+            own = getattr(self, name)
+            if own is None:
+                own = self.initial_state(name, others.new_empty(len(rows), *others.shape[1:]))
+            others[rows] = own[: len(rows)]
+        self.restore(state)
+
+    def initial_state(self, name: str, like: Tensor) -> Tensor:
+        """What the state `name` is before the first timestep, of the shape, dtype and device of `like` [B, ...].
+
+        A subclass answers for the states that it names. Raises NotImplementedError where it does not: its images cannot
+        share a batch with older ones.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} does not say how its state {name!r} begins: override initial_state()"
+        )
 
 
 class SpikingNeuron(Stateful, ABC):
@@ -105,10 +145,13 @@ class ThresholdNeuron(SpikingNeuron):
         return self.membrane.add_(current)
 
     def start(self, current: Tensor) -> Tensor:
-        """A fresh membrane for currents like this one."""
+        """A fresh membrane for currents of the shape, dtype and device of this one; its values do not matter."""
         dtype = current.dtype if current.dtype == torch.float64 else torch.float32
         membrane = torch.full_like(current, self.initial, dtype=dtype)
         return membrane.mul_(self.level(membrane))
+
+    def initial_state(self, name: str, like: Tensor) -> Tensor:
+        return self.start(like) if name == "membrane" else super().initial_state(name, like)
 
     def extra_repr(self) -> str:
         threshold = self.threshold
@@ -183,6 +226,9 @@ class SignedIFNeuron(ThresholdNeuron):
         self.levels = levels
         self.floor = float(floor)
         self.at_floor = at_floor
+
+    def initial_state(self, name: str, like: Tensor) -> Tensor:
+        return torch.zeros_like(like) if name == "count" else super().initial_state(name, like)
 
     def fire(self, current: Tensor) -> Tensor:
         membrane = self.charge(current)

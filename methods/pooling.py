@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
@@ -45,6 +46,9 @@ class SpikeMaxPool(SpikingNeuron):
     def amplitude(self) -> float | Tensor:
         return 1.0
 
+    def initial_state(self, name: str, like: Tensor) -> Tensor:
+        return torch.zeros_like(like)
+
     def fire(self, current: Tensor) -> Tensor:
         # Another spike is worth as much behind the pool as before it, so unit counts are enough.
         self.count = current.clone() if self.count is None else self.count.add_(current)
@@ -65,6 +69,9 @@ class CurrentMaxPool(Stateful):
         super().__init__()
         self.pool = pool
         self.reset()
+
+    def initial_state(self, name: str, like: Tensor) -> Tensor:
+        return torch.zeros_like(like)
 
     def forward(self, current: Tensor) -> Tensor:
         """One timestep: [B, C, ...] currents to pooled ones."""

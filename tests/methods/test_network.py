@@ -11,11 +11,15 @@ import methods
 from benchmark import registry
 from benchmark.conformance import check_method, quantised_network, random_images, simulate, tiny_network
 from benchmark.training import initialise_thresholds
+from methods.cos import COS
 from methods.errors import ConversionError
 from methods.network import SpikingNetwork
 from methods.neurons import IFNeuron
 from methods.qcfs import QCFS, QCFSActivation
+from methods.qffs import QFFS
 from methods.rewrite import fold_batch_norms
+from methods.srp import SRP
+from methods.st_bif import STBIF
 from methods.tracing import trace
 
 TINY = ("plain", "residual", "pooled")
@@ -121,17 +125,64 @@ def test_a_prelude_runs_in_begin_and_is_counted():
     images = random_images(3)
     expected_logits, expected_spikes, _ = simulate(plain, images, 5)
 
-    def two_steps(network: SpikingNetwork) -> None:
-        totals = []
-        for _ in range(2):
-            network.step()
-            totals.append(network.spikes)
-        network._spikes = torch.stack(totals).sum(0).double()
-
-    late = SpikingNetwork(plain._graph, plain.report, prelude_steps=2, prelude=two_steps)
+    late = SpikingNetwork(plain._graph, plain.report, prelude_steps=2, prelude=lambda network: network.presimulate(2))
     late.begin(images)
     assert torch.equal(late.spikes, expected_spikes[:2].sum(0))
     assert torch.equal(late.step(), expected_logits[2])
+
+
+@pytest.mark.parametrize("tiny", TINY)
+@pytest.mark.parametrize(
+    "method",
+    [QCFS(), QFFS(settle_steps=1), SRP(prelude_length=2), COS(prelude_length=2), STBIF()],
+    ids=lambda m: m.name,
+)
+def test_spikes_of_every_site(method, tiny):
+    """What hooks see go out of every spiking layer, in the order of the sites, prelude, compaction and frozen end included."""
+    network = method.convert(quantised_network(method, tiny), random_images(1))
+    network.account(random_images(1))
+    fired = {}
+
+    def watch(name):
+        def hook(module, inputs, output):
+            fired[name] = output.abs().flatten(1).sum(1).long()
+
+        return hook
+
+    for name, neuron in network.neurons.items():
+        neuron.register_forward_hook(watch(name))
+    network.begin(random_images(6))
+    assert network.site_spikes.shape == (6, len(network.sites)) and network.site_spikes.dtype == torch.long
+    assert torch.equal(network.site_spikes.sum(1), network.spikes)
+    if not network.prelude_steps:
+        assert not network.site_spikes.any()
+    elif method.name == "srp":
+        assert bool(network.site_spikes.sum(0).all())
+    for step in range(6):
+        fired.clear()
+        network.step()
+        frozen = isinstance(method, QFFS) and step >= method.levels + 1
+        expected = [torch.zeros(6) if frozen else fired[site.name] for site in network.sites]
+        assert torch.equal(network.site_spikes, torch.stack(expected, 1).long())
+        assert torch.equal(network.site_spikes.sum(1), network.spikes)
+    before = network.site_spikes
+    mask = torch.tensor([True, False, False, True, True, False])
+    network.keep(mask)
+    assert torch.equal(network.site_spikes, before[mask])
+
+
+def test_spikes_of_every_site_in_the_prelude_of_cos():
+    method = COS(prelude_length=3)
+    network = method.convert(quantised_network(method, "pooled"), random_images(1))
+    images = random_images(4)
+    # The trial runs of a calibration are no spikes; what each layer sends on are the last `prelude_length` calls of `fire`.
+    calls = {name: [] for name in network.neurons}
+    for name, neuron in network.neurons.items():
+        plain = neuron.fire
+        neuron.fire = lambda current, plain=plain, name=name: calls[name].append(plain(current)) or calls[name][-1]
+    network.begin(images)
+    expected = [torch.stack(calls[site.name][-3:]).flatten(2).sum((0, 2)).long() for site in network.sites]
+    assert torch.equal(network.site_spikes, torch.stack(expected, 1))
 
 
 def test_using_it_in_the_wrong_order_says_so():
@@ -140,6 +191,7 @@ def test_using_it_in_the_wrong_order_says_so():
         network.step,
         lambda: network.keep(torch.ones(1).bool()),
         lambda: network.spikes,
+        lambda: network.site_spikes,
         lambda: network.sites,
     ):
         with pytest.raises(RuntimeError, match="begin"):

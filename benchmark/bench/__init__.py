@@ -1,0 +1,34 @@
+"""How fast: ratios against a floor that is measured in the same run, because machines are noisy. One file per command.
+
+python -m benchmark.bench                     simulation and thresholds
+python -m benchmark.bench simulation --model resnet18 --batch-size 64 --timesteps 8
+python -m benchmark.bench thresholds
+python -m benchmark.bench memory
+python -m benchmark.bench replaying --images 10000 --timesteps 64 --classes 1000
+python -m benchmark.bench early-exit --model resnet20 --batch-size 64 --timesteps 32
+"""
+
+from __future__ import annotations
+
+import click
+
+from benchmark.bench.early_exit import early_exit
+from benchmark.bench.memory import memory
+from benchmark.bench.replaying import replaying
+from benchmark.bench.simulation import simulation
+from benchmark.bench.thresholds import thresholds
+
+
+@click.group(
+    invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"], "show_default": True}
+)
+@click.pass_context
+def main(context: click.Context) -> None:
+    """Print the cost of simulation and of replay beside their goals."""
+    if context.invoked_subcommand is None:
+        context.invoke(simulation)
+        context.invoke(thresholds)
+
+
+for command in (simulation, thresholds, memory, early_exit, replaying):
+    main.add_command(command)

@@ -1,0 +1,93 @@
+"""Seconds and memory of judging every stopping rule on recordings of ImageNet's size."""
+
+from __future__ import annotations
+
+import resource
+import tempfile
+import time
+from pathlib import Path
+
+import click
+import torch
+from torch import Tensor
+
+from benchmark import evaluation
+from dynconf.names import POLICIES
+from dynconf.recorder import record
+from dynconf.recording import Recording
+
+GOAL_SECONDS = 60.0
+GOAL_BYTES = 4 * 10**9
+
+
+@click.command()
+@click.option("--images", type=click.IntRange(min=1), default=10_000, help="Of each split.")
+@click.option("--timesteps", type=click.IntRange(min=1), default=64)
+@click.option("--classes", type=click.IntRange(min=2), default=1000)
+@click.option("--batch-size", type=click.IntRange(min=1), default=64)
+def replaying(images: int, timesteps: int, classes: int, batch_size: int) -> None:
+    """Fit and judge all stopping rules and the oracles on two recordings; the network is a random walk towards the label."""
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        calibration, test = (
+            recorded(Path(folder) / split, split, images, timesteps, classes, batch_size, seed)
+            for seed, split in enumerate(("calibration", "test"))
+        )
+    middle = time.perf_counter()
+    click.echo(
+        f"2 recordings of {images} images x {timesteps} timesteps x {classes} classes, recorded and read in "
+        f"{middle - start:.0f} s with {torch.get_num_threads()} threads"
+    )
+    for name in POLICIES:
+        before = time.perf_counter()
+        result, _ = evaluation.evaluate(evaluation.parse_policy(name), calibration, test)
+        low, high = result.latency.ci95
+        click.echo(
+            f"  {name:30s} {time.perf_counter() - before:6.1f} s  "
+            f"latency {result.latency.mean:6.2f} [{low:.2f}, {high:.2f}], accuracy {result.accuracy.value:.4f}"
+        )
+    before = time.perf_counter()
+    evaluation.oracle(test)
+    evaluation.curve(test)
+    evaluation.static(test)
+    after = time.perf_counter()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux
+    click.echo(
+        f"  {'oracles and curve':30s} {after - before:6.1f} s\n"
+        f"judged in {after - middle:.1f} s (goal under {GOAL_SECONDS:.0f} s), peak memory {peak / 1e9:.2f} GB, recording "
+        f"included (goal under {GOAL_BYTES / 1e9:.0f} GB)"
+    )
+
+
+def recorded(
+    folder: Path, split: str, images: int, timesteps: int, classes: int, batch_size: int, seed: int
+) -> Recording:
+    """A recording of random walks, streamed through shards in `folder`."""
+    labels = torch.randint(0, classes, (images,), generator=torch.Generator().manual_seed(seed))
+    batches = ((part[:, None], part) for part in labels.split(batch_size))
+    return record(_RandomWalk(classes, seed), batches, timesteps=timesteps, folder=folder, split=split)
+
+
+class _RandomWalk:
+    """A stepwise network without a network: noise for every class, and a push towards the label, which is the image."""
+
+    prelude_steps = 0
+
+    def __init__(self, classes: int, seed: int):
+        self._classes = classes
+        self._generator = torch.Generator().manual_seed(100 + seed)
+
+    def begin(self, images: Tensor) -> None:
+        self._labels = images[:, 0].long()
+        # Some images are pushed so little that they stay wrong.
+        self._push = torch.randn(len(images), generator=self._generator).mul(0.6).add(1.0)
+        self.spikes = self.synops = torch.ones(len(images), dtype=torch.long)
+
+    def step(self) -> Tensor:
+        logits = torch.randn(len(self._labels), self._classes, generator=self._generator)
+        logits[torch.arange(len(logits)), self._labels] += self._push
+        return logits
+
+    def keep(self, mask: Tensor) -> None:
+        self._labels, self._push = self._labels[mask], self._push[mask]
+        self.spikes = self.synops = self.spikes[mask]
