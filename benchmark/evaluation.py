@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 
 from benchmark import registry
@@ -9,6 +11,7 @@ from benchmark.energy import energy
 from benchmark.errors import UsageError, unknown_name
 from benchmark.options import build
 from benchmark.records import (
+    Against,
     Curve,
     EqualFixed,
     Estimate,
@@ -21,17 +24,19 @@ from benchmark.records import (
     Static,
 )
 from benchmark.spec import PolicySpec
+from dynconf.curves import gap_closed_by
 from dynconf.judging import (
     Outcome,
     bootstrap_latency,
-    bootstrap_mean,
     compare,
+    compare_policies,
     outcome,
     shortest_equal_fixed,
     static_outcome,
 )
 from dynconf.oracles import ORACLES
-from dynconf.policies import FitError, Policy, ThresholdPolicy
+from dynconf.policies import FitError, Policy
+from dynconf.rechoosing import choosing_part
 from dynconf.recording import Recording
 
 
@@ -110,8 +115,11 @@ def oracle(test: Recording) -> Oracle:
 
 def fit(spec: PolicySpec, calibration: Recording) -> Policy:
     """The policy of a spec, fitted. Raises UsageError where it cannot be fitted as asked."""
+    policy = make_policy(spec)
+    if policy.needs_spikes and not calibration.info.counts_spikes:
+        raise UsageError(f"policy {spec}: it looks at spikes, and this recording does not count them.")
     try:
-        return make_policy(spec).fit(calibration)
+        return policy.fit(calibration)
     except (FitError, KeyError) as error:
         raise UsageError(f"policy {spec}: {error.args[0]}.") from error
 
@@ -122,10 +130,7 @@ def evaluate(spec: PolicySpec, calibration: Recording, test: Recording, seed: in
     early, full = outcome(test, policy.exit_steps(test)), static_outcome(test)
     paired = compare(early, full)
     latency = early.latency.double()
-    if isinstance(policy, ThresholdPolicy):
-        interval = bootstrap_latency(policy, policy.choosing_part(calibration), test, seed=seed)
-    else:
-        interval = bootstrap_mean(early.latency, seed=seed)
+    interval = bootstrap_latency(policy, choosing_part(policy, calibration), test, seed=seed)
     at_cap = early.timesteps == test.timesteps
     result = PolicyResult(
         name=spec.name,
@@ -151,8 +156,32 @@ def evaluate(spec: PolicySpec, calibration: Recording, test: Recording, seed: in
         drop_upper95=paired.drop_upper95,
         guarantee=_guarantee(policy),
         exit_histogram=tuple(torch.bincount(early.timesteps - 1, minlength=test.timesteps).tolist()),
+        gap_closed=gap_closed_by(test, early.timesteps, static_timesteps=shortest_equal_fixed(test, full.accuracy)),
+        uncounted=_uncounted(test),
     )
     return result, policy
+
+
+def compare_with(policy: Policy, against: Policy, calibration: Recording, test: Recording, seed: int = 0) -> Against:
+    """What one fitted policy saves against another, chosen anew together in every bootstrap resample."""
+    found = compare_policies(policy, against, calibration, test, seed=seed)
+    low, high = found.latency_ratio_ci95
+    return Against(
+        policy=against.name,
+        params=against.params(),
+        saving_latency=1 - found.latency_ratio,
+        saving_latency_ci95=(1 - high, 1 - low),
+        latency_difference=found.latency_difference,
+        latency_difference_ci95=found.latency_difference_ci95,
+        accuracy_difference=found.accuracy_difference,
+        accuracy_difference_ci95=found.accuracy_difference_ci95,
+    )
+
+
+def _uncounted(test: Recording) -> tuple[Literal["spikes", "synops"], ...]:
+    spikes: tuple[Literal["spikes"], ...] = () if test.info.counts_spikes else ("spikes",)
+    synops: tuple[Literal["synops"], ...] = () if test.info.counts_synops else ("synops",)
+    return (*spikes, *synops)
 
 
 def _guarantee(policy: Policy) -> Guarantee | None:

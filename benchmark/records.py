@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer, model_validator
 
 from benchmark.errors import RecordError
 from benchmark.spec import Frozen, RunSpec, Scalar
@@ -108,7 +108,13 @@ class Guarantee(Frozen):
 
 
 class PolicyResult(Frozen):
-    """One stopping rule on the test recording."""
+    """One stopping rule on the test recording.
+
+    `gap_closed` is the share that the rule covers of the way from fixed time to the consistency oracle, in mean latency;
+    fixed time is the shortest that is at least as accurate as all timesteps. It is None where the two are the same, and in
+    records made before it was known. `uncounted` names what the recording does not count. The figures that depend on it are
+    then zero here and null in JSON; no record of a run has such a result.
+    """
 
     name: str
     params: dict[str, Any]
@@ -127,12 +133,45 @@ class PolicyResult(Frozen):
     drop_upper95: float
     guarantee: Guarantee | None = None
     exit_histogram: tuple[int, ...]
+    gap_closed: float | None = None
+    uncounted: tuple[Literal["spikes", "synops"], ...] = ()
 
     @model_validator(mode="after")
     def _images_add_up(self) -> PolicyResult:
         if sum(self.exit_histogram) != self.accuracy.n:
             raise ValueError(f"exit histogram holds {sum(self.exit_histogram)} images, accuracy {self.accuracy.n}")
         return self
+
+    @model_serializer(mode="wrap")
+    def _only_what_is_known(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """An optional field that says nothing is left out, so that a stored record keeps its bytes."""
+        values: dict[str, Any] = handler(self)
+        if self.gap_closed is None:
+            del values["gap_closed"]
+        if not self.uncounted:
+            del values["uncounted"]
+        for name in self.uncounted:
+            values[f"{name}_per_image"] = None
+            values["saving"][name] = None
+        if "synops" in self.uncounted:
+            values["energy"] = None
+        return values
+
+
+class Against(Frozen):
+    """One stopping rule against another on the same images; 95% intervals from the paired bootstrap.
+
+    `saving_latency` is the share of the other's mean latency that is saved, `accuracy_difference` this one minus the other.
+    """
+
+    policy: str
+    params: dict[str, Any]
+    saving_latency: float
+    saving_latency_ci95: tuple[float, float]
+    latency_difference: float
+    latency_difference_ci95: tuple[float, float]
+    accuracy_difference: float
+    accuracy_difference_ci95: tuple[float, float]
 
 
 class OraclePoint(Frozen):
@@ -227,6 +266,8 @@ class ResultRecord(Frozen):
         if self.id != self.spec.id:
             raise ValueError(f"id {self.id} does not belong to this spec, whose id is {self.spec.id}")
         if self.status == "ok":
+            if any(policy.uncounted for policy in self.policies):
+                raise ValueError("status ok with spikes or SynOps that were not counted")
             missing = [name for name in ("ann", "curve", "static", "oracle") if getattr(self, name) is None]
             if missing:
                 raise ValueError(f"status ok without {', '.join(missing)}")

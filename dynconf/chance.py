@@ -13,6 +13,7 @@ from torch import Tensor
 from dynconf.evidence import Evidence
 from dynconf.names import POLICIES
 from dynconf.policy import FITTED, GIVEN, Policy, unfitted
+from dynconf.rechoosing import Rechosen, of_choosing_part, rechosen
 from dynconf.recording import Recording
 
 _MANTISSA = 12
@@ -65,14 +66,21 @@ class RandomExit(Policy):
     def _fit(self, recording: Recording) -> RandomExit:
         if self.selection == GIVEN:
             return self
+        exits = self._fitted_reference(recording).exit_steps(recording)
+        rates = _rates(torch.bincount(exits - 1, minlength=recording.timesteps).double())
+        return dataclasses.replace(self, rates=tuple(rates.tolist()))
+
+    def _fitted_reference(self, recording: Recording) -> Policy:
         entry = POLICIES[self.reference]
         module, _, attribute = entry.target.partition(":")
         reference: Policy = getattr(importlib.import_module(module), attribute)(**entry.options)
-        exits = reference.fit(recording).exit_steps(recording)
-        leaving = torch.bincount(exits - 1, minlength=recording.timesteps).double()
-        there = leaving.flip(0).cumsum(0).flip(0)
-        rates = torch.where(there > 0, leaving / there.clamp_min(1), 1.0)
-        return dataclasses.replace(self, rates=tuple(rates.tolist()))
+        return reference.fit(recording)
+
+
+def _rates(leaving: Tensor) -> Tensor:
+    """The share of those still there that leaves at each timestep; `leaving` and the result are float64 [..., T]."""
+    there = leaving.flip(-1).cumsum(-1).flip(-1)
+    return torch.where(there > 0, leaving / there.clamp_min(1), 1.0)
 
 
 def _mixed(value: Tensor) -> Tensor:
@@ -80,3 +88,28 @@ def _mixed(value: Tensor) -> Tensor:
     for shift, factor in ((32, 0x2545F4914F6CDD1D), (29, 0x5851F42D4C957F2D), (32, 1)):
         value = (value ^ ((value >> shift) & (2 ** (64 - shift) - 1))) * factor
     return value + 0x1E3779B97F4A7C15
+
+
+@rechosen.register
+def _rechosen(policy: RandomExit, part: Recording, test: Recording, counts: Tensor) -> Rechosen | None:
+    """The reference chooses anew in each resample, and the rates are those of the drawn images under it."""
+    if policy.selection == GIVEN:
+        return None
+    reference = policy._fitted_reference(part)
+    own, own_counts = of_choosing_part(reference, part, counts)
+    found = rechosen(reference, own, part, own_counts)
+    if found is None:
+        found = Rechosen(reference.exit_steps(part)[:, None].short(), torch.zeros(len(counts), dtype=torch.long))
+    timesteps = part.timesteps
+    weights = counts[: len(found.choice)].double()
+    leaving = torch.zeros(len(weights), timesteps, dtype=torch.float64)
+    for resample, variant in enumerate(found.choice.tolist()):
+        column = found.exits[:, variant].long() - 1
+        leaving[resample] = torch.bincount(column, weights[resample], minlength=timesteps)
+    rates = _rates(leaving)
+    exits = torch.full((len(test), len(rates)), test.timesteps, dtype=torch.int16)
+    for timestep in reversed(range(1, test.timesteps)):
+        rate = rates[:, timestep - 1] if timestep <= timesteps else torch.ones(len(rates), dtype=torch.float64)
+        dice = policy.dice(test.evidence[:, timestep - 1], timestep)
+        exits[dice[:, None] < rate] = timestep
+    return Rechosen(exits, torch.arange(len(rates)))

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from dynconf.intervals import drop_upper_bound, mcnemar, wilson
-from dynconf.policies import ThresholdPolicy
+from dynconf.policies import GIVEN, Policy
+from dynconf.rechoosing import BLOCK, Rechosen, draw, draws, of_choosing_part, rechosen
 from dynconf.recording import Recording
-from dynconf.sweep import Sweep, exit_table
 
 
 @dataclass(frozen=True)
@@ -94,52 +94,115 @@ def shortest_equal_fixed(recording: Recording, accuracy: float) -> int | None:
 
 
 def bootstrap_latency(
-    policy: ThresholdPolicy, calibration: Recording, test: Recording, *, resamples: int = 1000, seed: int = 0
+    policy: Policy, part: Recording, test: Recording, *, resamples: int = 1000, seed: int = 0
 ) -> tuple[float, float]:
     """95% percentile interval of the mean latency (prelude included), selection noise included.
 
-    Calibration and test images are resampled independently, and the threshold is chosen anew in every resample; a given
-    threshold is kept.
+    Calibration and test images are resampled independently, with replacement, and what the policy chose is chosen anew in
+    every resample (see `dynconf.rechoosing`; fewer resamples where that is slow). What it learned before, like a scale, and
+    what was given is kept.
+
+    Args:
+        policy: fitted.
+        part: the calibration images that its last stage was chosen on: `dynconf.rechoosing.choosing_part`.
+        test: the images that it is judged on.
+        resamples: at most so many.
+        seed: of the resampling.
     """
     generator = torch.Generator().manual_seed(seed)
-    grid = policy.thresholds
-    if grid is None:
+    if policy.selection == GIVEN:
         return bootstrap_mean(policy.exit_steps(test) + test.info.prelude_steps, resamples=resamples, seed=seed)
-    table = exit_table(policy.score(calibration.evidence), grid)
-    right = calibration.correct.gather(1, table.long() - 1)
-    weights = torch.stack(
-        [torch.bincount(_draw(len(calibration), generator), minlength=len(calibration)) for _ in range(resamples)]
-    ).double() / len(calibration)
-    lost = (calibration.correct[:, -1:] & ~right).double()
-    lost_safer = lost.flip(1).cummax(1).values.flip(1)
-    means_of = [weights @ table.double(), weights @ right.double(), weights @ lost]
-    safer = weights @ lost_safer
-    chosen = [
-        policy.choose(
-            Sweep(
-                grid,
-                *(mean[resample] for mean in means_of),
-                images=len(calibration),
-                lost_safer=safer[resample],
-            )
-        )
-        for resample in range(resamples)
-    ]
-    used = sorted(set(chosen))
-    test_table = exit_table(policy.score(test.evidence), grid[used]).double()
-    means = [test_table[_draw(len(test), generator), used.index(index)].mean() for index in chosen]
-    return _percentiles(torch.stack(means) + test.info.prelude_steps)
+    found = rechosen(policy, part, test, draws(len(part), resamples, generator))
+    if found is None:
+        return bootstrap_mean(policy.exit_steps(test) + test.info.prelude_steps, resamples=resamples, seed=seed)
+    drawn = draws(len(test), len(found.choice), generator)
+    means, _ = _resampled(found, drawn, test.correct)
+    return _percentiles(means + test.info.prelude_steps)
+
+
+@dataclass(frozen=True)
+class PairedComparison:
+    """One fitted policy against another on the same test images, each with a 95% interval.
+
+    `latency_ratio` is mean latency over mean latency of the other, prelude included (below 1: faster), `latency_difference`
+    in timesteps and `accuracy_difference` are this one minus the other.
+    """
+
+    latency_ratio: float
+    latency_ratio_ci95: tuple[float, float]
+    latency_difference: float
+    latency_difference_ci95: tuple[float, float]
+    accuracy_difference: float
+    accuracy_difference_ci95: tuple[float, float]
+
+
+def compare_policies(
+    policy: Policy,
+    against: Policy,
+    calibration: Recording,
+    test: Recording,
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> PairedComparison:
+    """Paired percentile bootstrap of two policies, selection noise included.
+
+    Every resample draws calibration and test images independently of each other, with replacement; both policies see the
+    same draws and choose anew, each on those of the drawn calibration images that are its own (`choosing_part`). Where one
+    of them is slow to fit, both get fewer resamples.
+
+    Args:
+        policy, against: fitted on `calibration`.
+        calibration: all images that they were fitted on.
+        test: the images that they are judged on.
+        resamples: at most so many.
+        seed: of the resampling.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    counts = draws(len(calibration), resamples, generator)
+    found = []
+    for each in (policy, against):
+        part, own = of_choosing_part(each, calibration, counts)
+        found.append(rechosen(each, part, test, own) or _kept(each, test, resamples))
+    drawn = draws(len(test), min(len(each.choice) for each in found), generator)
+    (steps, right), (other_steps, other_right) = (_resampled(each, drawn, test.correct) for each in found)
+    latency, other_latency = steps + test.info.prelude_steps, other_steps + test.info.prelude_steps
+    ours, theirs = (outcome(test, each.exit_steps(test)) for each in (policy, against))
+    return PairedComparison(
+        ours.mean("latency") / theirs.mean("latency"),
+        _percentiles(latency / other_latency),
+        ours.mean("latency") - theirs.mean("latency"),
+        _percentiles(latency - other_latency),
+        ours.accuracy - theirs.accuracy,
+        _percentiles(right - other_right),
+    )
+
+
+def _kept(policy: Policy, test: Recording, resamples: int) -> Rechosen:
+    """A policy that chose nothing, as if it had chosen the same in every resample."""
+    return Rechosen(policy.exit_steps(test)[:, None].short(), torch.zeros(resamples, dtype=torch.long))
+
+
+def _resampled(found: Rechosen, counts: Tensor, correct: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean timesteps and accuracy of each resample of the test images under the variant that it led to, float64 [R].
+
+    Sums of whole numbers, divided at the end. A few large steps: with many small ones, threads wait for each other longest.
+    """
+    exits = found.exits.T.contiguous()
+    steps, right = [], []
+    for drawn, choice in zip(counts.split(BLOCK), found.choice[: len(counts)].split(BLOCK), strict=True):
+        chosen = exits[choice]
+        steps.append((drawn * chosen).sum(1))
+        right.append((drawn * correct.gather(1, chosen.T.long() - 1).T).sum(1))
+    return torch.cat(steps).double() / len(correct), torch.cat(right).double() / len(correct)
 
 
 def bootstrap_mean(values: Tensor, *, resamples: int = 1000, seed: int = 0) -> tuple[float, float]:
     """95% percentile interval of a mean over images."""
     generator = torch.Generator().manual_seed(seed)
     values = values.double()
-    return _percentiles(torch.stack([values[_draw(len(values), generator)].mean() for _ in range(resamples)]))
-
-
-def _draw(count: int, generator: torch.Generator) -> Tensor:
-    return torch.randint(0, count, (count,), generator=generator)
+    images = torch.stack([draw(len(values), generator) for _ in range(resamples)])
+    return _percentiles(torch.cat([values[block].mean(1) for block in images.split(BLOCK)]))
 
 
 def _percentiles(means: Tensor) -> tuple[float, float]:

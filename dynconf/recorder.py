@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -12,8 +13,11 @@ import torch
 from torch import Tensor
 
 from dynconf.evidence import SCALES, RunningSum, statistics_of
+from dynconf.leads import Leads
 from dynconf.recording import (
     HEADER,
+    LOGIT_BUDGET,
+    SHARD,
     Recording,
     RecordingError,
     RecordingInfo,
@@ -24,14 +28,16 @@ from dynconf.recording import (
     write_shard,
 )
 
-# Up to this many logits an image are kept as they are; above, statistics of them.
-LOGIT_BUDGET = 4096
-
 Batches = Iterable[tuple[Tensor, Tensor]]
 
 
 class StepwiseNetwork(Protocol):
-    """What a network must offer to be recorded; `methods.network.SpikingNetwork` does."""
+    """What a network must offer to be recorded; `methods.network.SpikingNetwork` does.
+
+    If it also has `site_spikes` (int64 [B, L], the `spikes` of the last timestep layer by layer) and `sites` (L objects with a
+    `name`), the recording has spikes per layer. `macs_once` and `macs_per_timestep` (int, per image) are recorded if they
+    are there. `counts_spikes = False` or `counts_synops = False` says that zeros stand where nobody counted.
+    """
 
     prelude_steps: int
 
@@ -71,7 +77,7 @@ def record(
     identity: str = "",
     keep: str = "auto",
     scales: tuple[float, ...] = SCALES,
-    shard_size: int = 512,
+    shard_size: int = SHARD,
     progress: Callable[[int], None] | None = None,
     report: RecordingReport | None = None,
 ) -> Recording:
@@ -111,6 +117,7 @@ def record(
 
     done = _resume(folder, identity, split, timesteps)
     parts = [part for part, _ in done]
+    by_site = not parts or parts[0].site_spikes is not None
     checksums = [checksum for _, checksum in done]
     report.resumed_images = sum(len(part) for part in parts)
     if progress is not None and report.resumed_images:
@@ -118,7 +125,7 @@ def record(
     simulated = _simulate_all(
         network, _from_image(loader, report.resumed_images), timesteps, split, identity, keep, scales, report, progress
     )
-    for part in _in_shards(simulated, shard_size):
+    for part in _in_shards(simulated, shard_size, by_site):
         if folder is not None:
             checksums.append(write_shard(shard_path(folder, len(parts)), part))
         parts.append(part)
@@ -152,6 +159,41 @@ def _from_image(loader: Batches | Callable[[int], Batches], first: int) -> Itera
             yield images[skip:], labels[skip:]
 
 
+@dataclass(frozen=True)
+class _Part:
+    """Some images: their recording, and the spikes of each one per timestep and layer, int32 [B, T, L], if counted.
+
+    A recording has only the sum of the latter over its images, which cannot be divided among shards; so it is not in there.
+    """
+
+    recording: Recording
+    site_spikes: Tensor | None
+    sites: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.recording)
+
+    def cut(self, start: int, stop: int) -> _Part:
+        """The images from `start` to `stop`."""
+        sites = None if self.site_spikes is None else self.site_spikes[start:stop]
+        return _Part(self.recording.take(torch.arange(start, stop)), sites, self.sites)
+
+    @classmethod
+    def joined(cls, parts: Sequence[_Part]) -> _Part:
+        """Consecutive parts as one."""
+        sites = [part.site_spikes for part in parts if part.site_spikes is not None]
+        whole = Recording.concatenate([part.recording for part in parts])
+        return cls(whole, torch.cat(sites) if len(sites) == len(parts) else None, parts[0].sites)
+
+    def summed(self, by_site: bool) -> Recording:
+        """The recording with the sum over its images in it, if there is one and it is asked for."""
+        if self.site_spikes is None or not by_site:
+            return self.recording
+        info = dataclasses.replace(self.recording.info, sites=self.sites)
+        arrays = {**self.recording.tensors(), "site_spikes": self.site_spikes.long().sum(0)}
+        return Recording.from_tensors(info, arrays)
+
+
 def _simulate_all(
     network: StepwiseNetwork,
     batches: Iterator[tuple[Tensor, Tensor]],
@@ -162,10 +204,10 @@ def _simulate_all(
     scales: tuple[float, ...],
     report: RecordingReport,
     progress: Callable[[int], None] | None,
-) -> Iterator[Recording]:
+) -> Iterator[_Part]:
     for images, labels in batches:
-        for part in _halving(network, images, labels, timesteps, keep, scales, report):
-            arrays, num_classes = part
+        for arrays, num_classes in _halving(network, images, labels, timesteps, keep, scales, report):
+            site_spikes = arrays.pop("site_spikes", None)
             info = RecordingInfo(
                 split=split,
                 timesteps=timesteps,
@@ -175,8 +217,11 @@ def _simulate_all(
                 identity=identity,
                 macs_per_timestep=int(getattr(network, "macs_per_timestep", 0)),
                 scales=() if "logits" in arrays else scales,
+                counts_spikes=bool(getattr(network, "counts_spikes", True)),
+                counts_synops=bool(getattr(network, "counts_synops", True)),
             )
-            yield Recording.from_tensors(info, arrays)
+            sites = () if site_spikes is None else tuple(site.name for site in network.sites)  # type: ignore[attr-defined]
+            yield _Part(Recording.from_tensors(info, arrays), site_spikes, sites)
         if progress is not None:
             progress(len(labels))
 
@@ -216,23 +261,32 @@ def is_out_of_memory(error: BaseException) -> bool:
 def simulate(
     network: StepwiseNetwork, images: Tensor, labels: Tensor, timesteps: int, keep: str, scales: tuple[float, ...]
 ) -> tuple[dict[str, Tensor], int]:
-    """One batch for all timesteps: the arrays of a recording (on the CPU), and the number of classes."""
+    """One batch for all timesteps: the arrays of a recording (on the CPU), and the number of classes.
+
+    Spikes per layer, if the network has them, are those of every image: `site_spikes` int32 [B, T, L].
+    """
     network.begin(images)
     columns: dict[str, list[Tensor]] = {}
     prelude = {"prelude_spikes": network.spikes.clone(), "prelude_synops": network.synops.clone()}
-    running = RunningSum()
+    running, leads = RunningSum(), Leads()
     labels_there = labels.to(images.device).long()
     num_classes = 0
     for _ in range(timesteps):
         total = running.add(network.step())
         num_classes = total.shape[-1]
         as_logits = keep == "logits" or (keep == "auto" and timesteps * num_classes <= LOGIT_BUDGET)
-        step = {"logits": total} if as_logits else statistics_of(total, scales)
+        if as_logits:
+            step = {"logits": total}
+        else:
+            step = {**statistics_of(total, scales), "leads": leads.advance(total)}
         step |= {
             "label_logits": total.gather(1, labels_there[:, None])[:, 0],
             "spikes": network.spikes,
             "synops": network.synops,
         }
+        by_site = getattr(network, "site_spikes", None)
+        if by_site is not None:
+            step["site_spikes"] = by_site.int()  # every image's own until a shard is cut: half the memory
         for name, value in step.items():
             columns.setdefault(name, []).append(value)
     stacked = {name: torch.stack(values, 1).cpu() for name, values in columns.items()}
@@ -240,15 +294,14 @@ def simulate(
     return {**whole, **stacked}, num_classes
 
 
-def _in_shards(parts: Iterator[Recording], size: int) -> Iterator[Recording]:
-    """Regroup parts into shards of exactly `size` images, the last one smaller."""
-    waiting: list[Recording] = []
+def _in_shards(parts: Iterator[_Part], size: int, by_site: bool) -> Iterator[Recording]:
+    """Regroup parts into shards of exactly `size` images, the last one smaller; `by_site`: with spikes per layer."""
+    waiting: list[_Part] = []
     for part in parts:
         waiting.append(part)
-        while sum(len(waiting_part) for waiting_part in waiting) >= size:
-            merged = Recording.concatenate(waiting)
-            yield merged.take(torch.arange(size))
-            rest = torch.arange(size, len(merged))
-            waiting = [merged.take(rest)] if len(rest) else []
+        while sum(map(len, waiting)) >= size:
+            merged = _Part.joined(waiting)
+            yield merged.cut(0, size).summed(by_site)
+            waiting = [merged.cut(size, len(merged))] if len(merged) > size else []
     if waiting:
-        yield Recording.concatenate(waiting)
+        yield _Part.joined(waiting).summed(by_site)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,35 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from dynconf.evidence import LogitEvidence, StatisticEvidence
+from dynconf.evidence import SCALES, TOP, LogitEvidence, StatisticEvidence
+from dynconf.leads import WINDOWS
 
 FORMAT = 1
 HEADER = "recording.json"
+SHARD = 512
+SITES = "sites"
+# Up to this many logits an image are kept as they are; above, statistics of them.
+LOGIT_BUDGET = 4096
+ARRAY_FILES = (".npz", ".safetensors")
+
+# Of the stored arrays. Whoever writes a shard keeps to them; `dynconf.arrays` takes anything that can be converted.
+DTYPES = {
+    "labels": torch.int64,
+    "logits": torch.float32,
+    "label_logits": torch.float32,
+    "spikes": torch.int64,
+    "synops": torch.int64,
+    "prelude_spikes": torch.int64,
+    "prelude_synops": torch.int64,
+    "site_spikes": torch.int64,
+    "prediction": torch.int32,
+    "top": torch.float32,
+    "log_sum_exp": torch.float64,
+    "expected_logit": torch.float32,
+    "leads": torch.float32,
+}
+STATISTICS = ("prediction", "top", "log_sum_exp", "expected_logit", "leads")
+COUNTS = ("spikes", "synops", "prelude_spikes", "prelude_synops")
 
 
 class RecordingError(ValueError):
@@ -31,7 +58,9 @@ class RecordingInfo:
     """What a recording says about itself.
 
     `split` is `train`, `calibration` or `test` (or anything else that is not `test`, for foreign data);
-    `prelude_steps` are timesteps before the first answer; MACs are per image.
+    `prelude_steps` are timesteps before the first answer; MACs are per image. `sites` names the spiking layers of
+    `site_spikes`; it is empty where spikes were not counted layer by layer. Where `counts_spikes` or `counts_synops` is
+    False nobody counted: the arrays hold zeros that mean nothing.
     """
 
     split: str
@@ -42,21 +71,58 @@ class RecordingInfo:
     macs_per_timestep: int = 0
     scales: tuple[float, ...] = ()
     identity: str = ""
+    sites: tuple[str, ...] = ()
+    counts_spikes: bool = True
+    counts_synops: bool = True
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
-        return {**vars(self), "scales": list(self.scales), "format": FORMAT}
+        """As JSON, without `sites`: they stand beside it in the files, where programs that do not know them pass them by.
+
+        A flag that says that something was not counted is written, so that such a program refuses the file rather than
+        taking zeros for counts.
+        """
+        values = {**vars(self), "scales": list(self.scales), "format": FORMAT}
+        del values["sites"]
+        for flag in ("counts_spikes", "counts_synops"):
+            if values[flag]:
+                del values[flag]
+        return values
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> RecordingInfo:
-        """From JSON. Raises RecordingError for another format or missing keys."""
+    def from_dict(cls, values: Mapping[str, Any], sites: Sequence[str] = ()) -> RecordingInfo:
+        """From JSON. Raises RecordingError for another format, for missing keys and for values that cannot be."""
         values = dict(values)
         if values.pop("format", None) != FORMAT:
             raise RecordingError(f"not a recording of format {FORMAT}")
         try:
-            return cls(**{**values, "scales": tuple(values.get("scales", ()))})
+            info = cls(**{**values, "scales": tuple(values.get("scales", ())), "sites": tuple(sites)})
         except TypeError as error:
             raise RecordingError(f"header does not fit: {error}") from error
+        info.check()
+        return info
+
+    def check(self) -> None:
+        """Raises RecordingError for values of the wrong type or out of range."""
+        for name, least in (
+            ("timesteps", 1),
+            ("num_classes", 1),
+            ("prelude_steps", 0),
+            ("macs_once", 0),
+            ("macs_per_timestep", 0),
+        ):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise RecordingError(f"{name!r} must be a whole number of at least {least}, found {value!r}")
+        for name in ("split", "identity"):
+            if not isinstance(getattr(self, name), str):
+                raise RecordingError(f"{name!r} must be a string, found {getattr(self, name)!r}")
+        for name in ("counts_spikes", "counts_synops"):
+            if not isinstance(getattr(self, name), bool):
+                raise RecordingError(f"{name!r} must be true or false, found {getattr(self, name)!r}")
+        if not all(isinstance(scale, (int, float)) and 0 < scale < float("inf") for scale in self.scales):
+            raise RecordingError(f"'scales' must be positive numbers, found {list(self.scales)}")
+        if not all(isinstance(site, str) for site in self.sites):
+            raise RecordingError(f"'sites' must be strings, found {list(self.sites)}")
 
 
 @dataclass(frozen=True)
@@ -70,6 +136,8 @@ class Recording:
         label_logits: float32 [N, T], the summed logit of the true class.
         spikes, synops: int64 [N, T], of each timestep alone.
         prelude_spikes, prelude_synops: int64 [N].
+        site_spikes: int64 [T, L], the spikes of each timestep in each of the layers `info.sites`, summed over all images,
+            the prelude not included; None where they were not counted, and in a selection of images.
     """
 
     info: RecordingInfo
@@ -80,6 +148,7 @@ class Recording:
     synops: Tensor
     prelude_spikes: Tensor
     prelude_synops: Tensor
+    site_spikes: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -94,14 +163,14 @@ class Recording:
         """T, without the prelude."""
         return self.info.timesteps
 
-    @property
+    @cached_property
     def predictions(self) -> Tensor:
-        """int64 [N, T]."""
+        """int64 [N, T]; not to be changed."""
         return self.evidence.prediction
 
-    @property
+    @cached_property
     def correct(self) -> Tensor:
-        """bool [N, T]."""
+        """bool [N, T]; not to be changed."""
         return self.predictions == self.labels[:, None]
 
     @property
@@ -123,13 +192,18 @@ class Recording:
             "prelude_spikes": self.prelude_spikes,
             "prelude_synops": self.prelude_synops,
         }
+        if self.site_spikes is not None:
+            stored["site_spikes"] = self.site_spikes
         if isinstance(self.evidence, LogitEvidence):
             return {**stored, "logits": self.evidence.logits}
         return {**stored, **self.evidence.statistics}
 
     @classmethod
     def from_tensors(cls, info: RecordingInfo, tensors: Mapping[str, Tensor]) -> Recording:
-        """From stored arrays. Raises RecordingError if any is missing, has the wrong shape, or is not finite."""
+        """From stored arrays.
+
+        Raises RecordingError if any is missing, has the wrong shape or dtype, is not finite, or contradicts another one.
+        """
         images = len(tensors.get("labels", ()))
         shapes: dict[str, tuple[int, ...]] = {
             "labels": (images,),
@@ -137,45 +211,167 @@ class Recording:
             "prelude_synops": (images,),
             **dict.fromkeys(("label_logits", "spikes", "synops"), (images, info.timesteps)),
         }
-        evidence: LogitEvidence | StatisticEvidence
         if "logits" in tensors:
             shapes["logits"] = (images, info.timesteps, info.num_classes)
-            evidence = LogitEvidence(tensors["logits"])
         else:
             count = len(info.scales)
             shapes |= {
                 "prediction": (images, info.timesteps),
+                "top": (images, info.timesteps, min(TOP, info.num_classes)),
                 "log_sum_exp": (images, info.timesteps, count),
                 "expected_logit": (images, info.timesteps, count),
             }
-            names = ("prediction", "top", "log_sum_exp", "expected_logit")
-            evidence = StatisticEvidence(
-                {name: tensors[name] for name in names if name in tensors}, info.scales, info.num_classes
-            )
+            if "leads" in tensors:  # not in recordings made before they were known
+                shapes["leads"] = (images, info.timesteps, len(WINDOWS))
+        if info.sites or "site_spikes" in tensors:
+            shapes["site_spikes"] = (info.timesteps, len(info.sites))
         for name, shape in shapes.items():
             if name not in tensors:
                 raise RecordingError(f"array {name!r} is missing")
-            if tuple(tensors[name].shape) != shape:
-                raise RecordingError(f"array {name!r} is {list(tensors[name].shape)}, expected {list(shape)}")
-            if tensors[name].is_floating_point() and not torch.isfinite(tensors[name]).all():
-                raise RecordingError(f"array {name!r} has NaN or infinite values")
-        if images and not (int(tensors["labels"].min()) >= 0 and int(tensors["labels"].max()) < info.num_classes):
-            raise RecordingError(f"labels outside 0..{info.num_classes - 1}")
-        fields = {
-            name: tensors[name]
-            for name in ("labels", "label_logits", "spikes", "synops", "prelude_spikes", "prelude_synops")
+            _check_array(name, tensors[name], shape)
+        _check_content(info, tensors)
+        return cls._assembled(info, tensors)
+
+    @classmethod
+    def _assembled(cls, info: RecordingInfo, tensors: Mapping[str, Tensor]) -> Recording:
+        """From arrays that have been checked."""
+        evidence: LogitEvidence | StatisticEvidence
+        if "logits" in tensors:
+            evidence = LogitEvidence(tensors["logits"])
+        else:
+            statistics = {name: tensors[name] for name in STATISTICS if name in tensors}
+            evidence = StatisticEvidence(statistics, info.scales, info.num_classes)
+        return cls(
+            info=info,
+            labels=tensors["labels"],
+            evidence=evidence,
+            label_logits=tensors["label_logits"],
+            spikes=tensors["spikes"],
+            synops=tensors["synops"],
+            prelude_spikes=tensors["prelude_spikes"],
+            prelude_synops=tensors["prelude_synops"],
+            site_spikes=tensors.get("site_spikes"),
+        )
+
+    @classmethod
+    def from_logits(
+        cls,
+        labels: Any,
+        logits: Any,
+        *,
+        split: str,
+        sums: bool,
+        spikes: Any = None,
+        synops: Any = None,
+        prelude_steps: int = 0,
+        prelude_spikes: Any = None,
+        prelude_synops: Any = None,
+        macs_once: int = 0,
+        macs_per_timestep: int = 0,
+        identity: str = "",
+        keep: str = "auto",
+        scales: tuple[float, ...] = SCALES,
+    ) -> Recording:
+        """A recording of any simulator, from arrays of numpy or torch.
+
+        Args:
+            labels: whole numbers [N], from 0 to K - 1.
+            logits: [N, T, K], finite.
+            split: `calibration` or `test`.
+            sums: whether `logits[:, t]` is the sum of the outputs of all timesteps up to this one; if not, it is this
+                timestep's alone.
+            spikes, synops: whole numbers [N, T], of each timestep alone; None: not counted, which is not the same as zero.
+            prelude_steps: timesteps that every image pays before the first.
+            prelude_spikes, prelude_synops: whole numbers [N], in the prelude; needed where there is one and the other is
+                given.
+            macs_once, macs_per_timestep: multiplications per image.
+            identity: free text that says what was recorded.
+            keep: `logits`, `statistics`, or `auto` (logits while T x K is small), as for `dynconf.record`.
+            scales: smoothing scales for the statistics.
+
+        Raises:
+            RecordingError: an array is not what it should be; the message says which, and what was found and expected.
+        """
+        from dynconf.arrays import InMemory, recording_of
+
+        given = {
+            "labels": labels,
+            "logits": logits,
+            "spikes": spikes,
+            "synops": synops,
+            "prelude_spikes": prelude_spikes,
+            "prelude_synops": prelude_synops,
         }
-        return cls(info=info, evidence=evidence, **fields)
+        info = RecordingInfo(
+            split, 1, 1, prelude_steps, macs_once, macs_per_timestep, scales=tuple(scales), identity=identity
+        )
+        arrays = {name: InMemory(array, name) for name, array in given.items() if array is not None}
+        return recording_of(arrays, info, sums, keep)
 
     @classmethod
     def concatenate(cls, parts: Sequence[Recording]) -> Recording:
-        """One recording from consecutive parts with equal `info`."""
+        """One recording from consecutive parts with equal `info`; spikes per layer are added up.
+
+        What only some of the parts have (spikes per layer, leads) is dropped.
+        """
         stored = [part.tensors() for part in parts]
-        return cls.from_tensors(parts[0].info, {name: torch.cat([part[name] for part in stored]) for name in stored[0]})
+        names = [name for name in stored[0] if name != "site_spikes" and all(name in part for part in stored)]
+        joined = {name: torch.cat([part[name] for part in stored]) for name in names}
+        sites = [part.site_spikes for part in parts if part.site_spikes is not None]
+        if len(sites) < len(parts):
+            return cls._assembled(dataclasses.replace(parts[0].info, sites=()), joined)
+        return cls._assembled(parts[0].info, {**joined, "site_spikes": torch.stack(sites).sum(0)})
 
     def take(self, indices: Tensor) -> Recording:
-        """The images at `indices`, in that order."""
-        return Recording.from_tensors(self.info, {name: value[indices] for name, value in self.tensors().items()})
+        """The images at `indices`, in that order. Spikes per layer are known of all images together only, and dropped."""
+        chosen = {name: value[indices] for name, value in self.tensors().items() if name != "site_spikes"}
+        return Recording._assembled(dataclasses.replace(self.info, sites=()), chosen)
+
+    def save(self, folder: Path | str) -> Path:
+        """Write this recording into a folder, from which `load_recording` reads it back; returns the header's path.
+
+        In shards of 512 images; in a single one if there are spikes per layer, which are known of all images together only.
+        """
+        folder = Path(folder)
+        if (folder / HEADER).exists():
+            raise RecordingError(f"{folder} holds another recording; remove it or save elsewhere")
+        size = SHARD if self.site_spikes is None else max(1, len(self))
+        starts = range(0, len(self), size)
+        whole = len(starts) == 1
+        parts = [self] if whole else (self.take(torch.arange(start, min(start + size, len(self)))) for start in starts)
+        checksums = [write_shard(shard_path(folder, number), part) for number, part in enumerate(parts)]
+        return write_header(folder, self.info, len(self), checksums)
+
+
+def _check_array(name: str, array: Tensor, shape: tuple[int, ...]) -> None:
+    if tuple(array.shape) != shape:
+        raise RecordingError(f"array {name!r} is {list(array.shape)}, expected {list(shape)}")
+    if array.dtype != DTYPES[name]:
+        raise RecordingError(f"array {name!r} is {_short(array.dtype)}, expected {_short(DTYPES[name])}")
+    if array.is_floating_point() and not torch.isfinite(array).all():
+        raise RecordingError(f"array {name!r} has NaN or infinite values")
+
+
+def _check_content(info: RecordingInfo, tensors: Mapping[str, Tensor]) -> None:
+    """What the arrays say must be possible, and one must not contradict the other."""
+    labels = tensors["labels"]
+    if len(labels) and not (int(labels.min()) >= 0 and int(labels.max()) < info.num_classes):
+        raise RecordingError(f"array 'labels' has labels outside 0..{info.num_classes - 1}")
+    for name in (*COUNTS, "site_spikes"):
+        if name in tensors and bool((tensors[name] < 0).any()):
+            raise RecordingError(f"array {name!r} has negative numbers")
+    if "site_spikes" in tensors and not torch.equal(tensors["site_spikes"].sum(1), tensors["spikes"].sum(0)):
+        raise RecordingError("array 'site_spikes' does not add up to 'spikes'")
+    if "logits" in tensors:
+        own = tensors["logits"].gather(2, labels[:, None, None].expand(-1, info.timesteps, 1))[..., 0]
+        if not torch.equal(own, tensors["label_logits"]):
+            raise RecordingError("array 'label_logits' is not that of the labels in 'logits'")
+    elif not bool(((tensors["prediction"] >= 0) & (tensors["prediction"] < info.num_classes)).all()):
+        raise RecordingError(f"array 'prediction' has classes outside 0..{info.num_classes - 1}")
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def shard_path(folder: Path, number: int) -> Path:
@@ -185,9 +381,11 @@ def shard_path(folder: Path, number: int) -> Path:
 
 def write_shard(path: Path, part: Recording) -> str:
     """Write a part atomically; returns its sha256."""
-    content = save(
-        {name: value.contiguous() for name, value in part.tensors().items()}, {"info": json.dumps(part.info.to_dict())}
-    )
+    tensors = {name: value.contiguous() for name, value in part.tensors().items()}
+    if part.info.sites:
+        # The metadata of safetensors is written in any order; with a second entry equal shards would differ in their bytes.
+        tensors[SITES] = torch.tensor(list(json.dumps(part.info.sites).encode()), dtype=torch.uint8)
+    content = save(tensors, {"info": json.dumps(part.info.to_dict())})
     write_file(path, content)
     return hashlib.sha256(content).hexdigest()
 
@@ -198,9 +396,11 @@ def read_shard(path: Path, info: RecordingInfo | None = None) -> Recording:
         content = path.read_bytes()
         header_length = int.from_bytes(content[:8], "little")
         header = json.loads(content[8 : 8 + header_length])
-        own = RecordingInfo.from_dict(json.loads(header["__metadata__"]["info"]))
-        part = Recording.from_tensors(own, load(content))
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        tensors = load(content)
+        sites = json.loads(bytes(tensors.pop(SITES).tolist())) if SITES in tensors else ()
+        own = RecordingInfo.from_dict(json.loads(header["__metadata__"]["info"]), sites)
+        part = Recording.from_tensors(own, tensors)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise RecordingError(f"{path} is not a complete shard of a recording: {error}") from error
     if info is not None and own != info:
         raise RecordingError(f"{path} belongs to another recording; remove {path.parent} or record elsewhere")
@@ -209,31 +409,44 @@ def read_shard(path: Path, info: RecordingInfo | None = None) -> Recording:
 
 def write_header(folder: Path, info: RecordingInfo, images: int, checksums: Sequence[str]) -> Path:
     """Mark a recording as complete."""
-    header = {"info": info.to_dict(), "images": images, "shards": list(checksums)}
+    header: dict[str, Any] = {"info": info.to_dict(), "images": images, "shards": list(checksums)}
+    if info.sites:
+        header[SITES] = list(info.sites)
     path = folder / HEADER
     write_file(path, (json.dumps(header, indent=2, sort_keys=True) + "\n").encode())
     return path
 
 
-def load_recording(folder: Path | str) -> Recording:
-    """A complete recording from its folder.
+def load_recording(path: Path | str) -> Recording:
+    """A complete recording from a folder, or from one file of arrays (`.npz`, `.safetensors`: see `dynconf.array_files`).
 
-    Raises RecordingError if it is not there, was never finished, or a shard does not have the recorded sha256.
+    Everything is checked. Raises RecordingError, which names the file and the array, if the recording is not there, was
+    never finished, does not have the recorded sha256, or holds what cannot be.
     """
-    folder = Path(folder)
+    path = Path(path)
+    if path.suffix in ARRAY_FILES and not path.is_dir():
+        from dynconf.array_files import read_array_file
+
+        return read_array_file(path)
+    return _load_folder(path)
+
+
+def _load_folder(folder: Path) -> Recording:
     try:
         header = json.loads((folder / HEADER).read_text())
-        info = RecordingInfo.from_dict(header["info"])
+        info = RecordingInfo.from_dict(header["info"], header.get(SITES, ()))
         images, checksums = int(header["images"]), list(header["shards"])
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RecordingError(f"{folder} holds no complete recording: {error}") from error
+    if not checksums or not images:
+        raise RecordingError(f"{folder} holds a recording without images")
+    parts = []
     for number, checksum in enumerate(checksums):
         path = shard_path(folder, number)
         if not path.exists() or hashlib.sha256(path.read_bytes()).hexdigest() != checksum:
             raise RecordingError(f"{path} is missing or damaged")
-    recording = Recording.concatenate(
-        [read_shard(shard_path(folder, number), info) for number in range(len(checksums))]
-    )
+        parts.append(read_shard(path, info))
+    recording = Recording.concatenate(parts)
     if len(recording) != images:
         raise RecordingError(f"{folder}: {len(recording)} images, its header says {images}")
     return recording

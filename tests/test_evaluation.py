@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import statistics
 
 import pytest
 import torch
-from recordings import drift
+from recordings import drift, from_logits
 
 from benchmark import evaluation
-from benchmark.cli.tables import what_is_promised
+from benchmark.cli.tables import HEADERS, policy_row, what_is_promised
 from benchmark.energy import PRESETS, energy
 from benchmark.errors import UsageError
 from benchmark.spec import PolicySpec
+from dynconf.judging import bootstrap_mean, compare_policies
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +160,85 @@ def test_one_rule_has_one_spelling(text, options):
     assert evaluation.normalised(spec) == spec
 
 
-def test_conformal_needs_logits():
-    recordings = [drift(split=split, statistics=True) for split in ("calibration", "test")]
+def test_large_conformal_sets_need_logits():
+    recordings = [drift(split=split, statistics=True, classes=8) for split in ("calibration", "test")]
     with pytest.raises(UsageError, match="needs the logits of all classes"):
-        evaluation.evaluate(evaluation.parse_policy("conformal"), *recordings)
+        evaluation.evaluate(evaluation.parse_policy("conformal[max_set=5]"), *recordings)
+
+
+def test_the_share_of_the_gap(recordings):
+    """From the shortest fixed time that is as accurate as all timesteps to the consistency oracle, latency with prelude."""
+    pair = recordings[0], drift(split="test", prelude_steps=2, seed=9)
+    result, policy = evaluation.evaluate(evaluation.parse_policy("dynamic-confidence[tolerance=0.01]"), *pair)
+    curve, oracle = evaluation.curve(pair[1]), evaluation.oracle(pair[1])
+    shortest = next(t for t, right in zip(curve.timestep, curve.accuracy, strict=True) if right >= curve.accuracy[-1])
+    assert shortest == 9  # of 12: from all timesteps the share would look larger
+    start, end = shortest + 2, oracle.consistency.latency
+    assert result.gap_closed == pytest.approx(
+        (start - policy.exit_steps(pair[1]).double().mean().item() - 2) / (start - end)
+    )
+    shares = [
+        evaluation.evaluate(evaluation.parse_policy(f"fixed[timesteps={steps}]"), *pair)[0].gap_closed
+        for steps in (9, 12)
+    ]
+    assert shares[0] == 0.0 and shares[1] == pytest.approx(-3 / (start - end))
+
+
+def test_no_gap_no_share():
+    right = torch.nn.functional.one_hot(torch.tensor([[1, 1], [2, 2]]), 3).float()
+    pair = [
+        from_logits(right + shift, torch.tensor([1, 2]), split) for shift, split in ((0, "calibration"), (1, "test"))
+    ]
+    result, _ = evaluation.evaluate(evaluation.parse_policy("fixed[timesteps=1]"), *pair)
+    assert result.gap_closed is None
+    assert "gap_closed" not in result.model_dump() and policy_row(result)[HEADERS.index("gap closed")] == "-"
+
+
+@pytest.mark.parametrize(
+    "text", ["fixed", "conformal[target=0.7]", "random", "patience", "margin[per_step=true,epsilon=0.1]"]
+)
+def test_intervals_of_all_policies_have_selection_noise(text):
+    """Few calibration images, many test images: nearly all the noise is that of the choice."""
+    calibration, test = drift(images=80, split="calibration", seed=5), drift(images=2000, seed=6)
+    result, policy = evaluation.evaluate(evaluation.parse_policy(text), calibration, test)
+    low, high = bootstrap_mean(policy.exit_steps(test))
+    assert result.latency.ci95[1] - result.latency.ci95[0] > 2 * (high - low)
+
+
+def uncounting(**flags):
+    pair = drift(split="calibration", seed=5), drift(seed=6)
+    return [dataclasses.replace(each, info=dataclasses.replace(each.info, **flags)) for each in pair]
+
+
+def test_what_was_not_counted_is_null_and_unknown():
+    result, _ = evaluation.evaluate(
+        evaluation.parse_policy("dynamic-confidence"), *uncounting(counts_spikes=False, counts_synops=False)
+    )
+    document = json.loads(result.model_dump_json())
+    assert document["uncounted"] == ["spikes", "synops"]
+    assert document["spikes_per_image"] is document["synops_per_image"] is document["energy"] is None
+    assert document["saving"] == {"latency": result.saving.latency, "spikes": None, "synops": None}
+    assert policy_row(result)[-2:] == ["unknown", "unknown"]
+    result, _ = evaluation.evaluate(evaluation.parse_policy("dynamic-confidence"), *uncounting(counts_synops=False))
+    document = json.loads(result.model_dump_json())
+    assert document["spikes_per_image"] == result.spikes_per_image > 0
+    assert document["synops_per_image"] is document["energy"] is document["saving"]["synops"] is None
+    assert policy_row(result)[-1] == "unknown" != policy_row(result)[-2]
+
+
+def test_a_rule_that_needs_spikes_refuses_a_recording_without():
+    with pytest.raises(UsageError, match=r"policy silence.*does not count them"):
+        evaluation.evaluate(evaluation.parse_policy("silence"), *uncounting(counts_spikes=False))
+    evaluation.evaluate(evaluation.parse_policy("silence"), *uncounting(counts_synops=False))
+
+
+def test_one_rule_against_another(recordings):
+    fitted = [evaluation.fit(evaluation.parse_policy(text), recordings[0]) for text in ("margin", "fixed")]
+    found = evaluation.compare_with(*fitted, *recordings, seed=3)
+    paired = compare_policies(*fitted, *recordings, seed=3)
+    assert (found.policy, found.params) == ("fixed", fitted[1].params())
+    assert found.saving_latency == 1 - paired.latency_ratio
+    assert found.saving_latency_ci95 == (1 - paired.latency_ratio_ci95[1], 1 - paired.latency_ratio_ci95[0])
+    assert found.latency_difference_ci95 == paired.latency_difference_ci95
+    assert found.accuracy_difference == paired.accuracy_difference
+    assert found.saving_latency_ci95[0] <= found.saving_latency <= found.saving_latency_ci95[1]

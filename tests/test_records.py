@@ -102,6 +102,30 @@ def test_the_contract_names(make_record):
         assert not set(names.split()) - found.keys(), dotted(place)
 
 
+def full(make_record, **changes):
+    """A record whose policy has the fields that are left out where they say nothing."""
+    policy = {**record_document()["policies"][0], **changes}
+    return make_record(policies=[policy])
+
+
+def test_the_share_of_the_gap_comes_back_bit_for_bit(make_record):
+    record = full(make_record, gap_closed=0.1 + 0.2)
+    assert json.loads(record.to_json())["policies"][0]["gap_closed"] == 0.1 + 0.2
+    assert parse_record(record.to_json()) == record
+
+
+def test_a_record_without_it_keeps_its_bytes(make_record):
+    record = make_record()
+    assert record.policies[0].gap_closed is None and record.policies[0].uncounted == ()
+    written = json.loads(record.to_json())["policies"][0]
+    assert written.keys() == record_document()["policies"][0].keys()
+
+
+def test_a_record_of_a_run_has_counted_everything(make_record):
+    with pytest.raises(ValueError, match="spikes or SynOps that were not counted"):
+        full(make_record, uncounted=["spikes"])
+
+
 # What is refused
 
 

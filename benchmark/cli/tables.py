@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # listings show no records and need no pydantic
-    from benchmark.records import Estimate, PolicyResult, ResultRecord, Static
+    from benchmark.records import Against, Estimate, PolicyResult, ResultRecord, Static
 
 
 def plain_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -34,12 +34,15 @@ def count(value: float) -> str:
     return f"{value:.0f}"
 
 
+UNKNOWN = "unknown"
+
 HEADERS = (
     "stopping rule",
     "accuracy [95%]",
     "timesteps [95%]",
     "saved",
     "saved vs equal fixed T",
+    "gap closed",
     "lost/won",
     "drop at most",
     "spikes",
@@ -52,26 +55,40 @@ def policy_row(policy: PolicyResult) -> list[str]:
     equal = policy.equal_fixed
     against = "-" if equal.saving_latency is None else f"{percent(equal.saving_latency)} (T={equal.timesteps})"
     return [
-        policy_name(policy),
+        policy_name(policy.name, policy.params, policy.selection),
         with_interval(policy.accuracy),
         f"{policy.latency.mean:.2f} [{policy.latency.ci95[0]:.2f}, {policy.latency.ci95[1]:.2f}]",
         percent(policy.saving.latency),
         against,
+        "-" if policy.gap_closed is None else f"{100 * policy.gap_closed:.0f}%",
         f"{policy.losers}/{policy.winners}",
         f"{100 * policy.drop_upper95:.2f} pp",
-        count(policy.spikes_per_image),
-        count(policy.synops_per_image),
+        UNKNOWN if "spikes" in policy.uncounted else count(policy.spikes_per_image),
+        UNKNOWN if "synops" in policy.uncounted else count(policy.synops_per_image),
     ]
 
 
-def policy_name(policy: PolicyResult) -> str:
+def against_row(policy: PolicyResult, against: Against) -> list[str]:
+    """One line of the table that compares every rule with the same other one."""
+    return [
+        policy_name(policy.name, policy.params, policy.selection),
+        _signed(against.saving_latency, against.saving_latency_ci95, "%"),
+        _signed(against.accuracy_difference, against.accuracy_difference_ci95, " pp"),
+    ]
+
+
+def _signed(share: float, interval: tuple[float, float], unit: str) -> str:
+    return f"{100 * share:+.2f}{unit} [{100 * interval[0]:+.2f}, {100 * interval[1]:+.2f}]"
+
+
+def policy_name(name: str, params: Mapping[str, Any], selection: str) -> str:
     """The rule with the parameters in force."""
     shown = [
         f"{key} {value:.4g}"
-        for key, value in policy.params.items()
+        for key, value in params.items()
         if isinstance(value, (int, float)) and not isinstance(value, bool) and (key != "tolerance" or value)
     ]
-    return f"{policy.name} ({', '.join(shown)}; {policy.selection})"
+    return f"{name} ({', '.join(shown)}; {selection})"
 
 
 def record_table(record: ResultRecord) -> str:
@@ -85,6 +102,7 @@ def record_table(record: ResultRecord) -> str:
         f"all {spec.timesteps} timesteps",
         with_interval(static.accuracy),
         f"{static.latency:.0f}",
+        "-",
         "-",
         "-",
         "-",

@@ -8,17 +8,20 @@ import pytest
 import torch
 from recordings import drift, from_predictions
 
-from dynconf import DynamicConfidence, FixedTime
+from dynconf import Conformal, DynamicConfidence, Entropy, FixedTime, Margin, Patience, RandomExit
 from dynconf.intervals import drop_upper_bound, mcnemar, wilson
 from dynconf.judging import (
     bootstrap_latency,
     bootstrap_mean,
     compare,
+    compare_policies,
     outcome,
     shortest_equal_fixed,
     static_outcome,
 )
 from dynconf.oracles import any_time_correct, consistency, stable_correct
+from dynconf.rechoosing import REFITS
+from dynconf.scaling import second_half
 
 
 def test_oracles_by_hand():
@@ -142,3 +145,150 @@ def test_fixed_policy_is_judged_like_the_curve():
     recording = drift()
     result = outcome(recording, FixedTime(timesteps=5).exit_steps(recording))
     assert result.accuracy == recording.correct[:, 4].double().mean().item()
+
+
+# Selection noise, by fitting again and again
+
+
+def drawn(count: int, generator: torch.Generator) -> list[int]:
+    return torch.randint(0, count, (count,), generator=generator).tolist()
+
+
+def interval(values: list[float]) -> tuple[float, float]:
+    """Percentiles 2.5 and 97.5, interpolated between order statistics."""
+    ordered = sorted(values)
+
+    def at(share: float) -> float:
+        place = share * (len(ordered) - 1)
+        low = math.floor(place)
+        high = min(low + 1, len(ordered) - 1)
+        return ordered[low] + (place - low) * (ordered[high] - ordered[low])
+
+    return at(0.025), at(0.975)
+
+
+def refitted(policy, calibration, images: list[int]):
+    """The policy fitted again on drawn images; if its scale took every second image, on those of the others."""
+    halved = getattr(policy, "images", None) not in (None, len(calibration))
+    own = [image for image in images if image % 2] if halved else images
+    return policy.fit(calibration.take(torch.tensor(sorted(own))))
+
+
+POLICIES = [
+    DynamicConfidence(),
+    DynamicConfidence(selection="ltt", epsilon=0.05),
+    Margin(per_step=True, epsilon=0.1),
+    Patience(tolerance=0.03),
+    Conformal(target=0.7),
+    FixedTime(),
+    DynamicConfidence(scale=6.0, threshold=0.7),
+]
+
+
+@pytest.mark.parametrize("policy", POLICIES[:-1], ids=lambda policy: f"{policy.name} {policy.selection}")
+def test_the_interval_of_every_policy_has_selection_noise_in_it(policy):
+    calibration, test = drift(images=200, split="calibration", prelude_steps=2), drift(seed=1, prelude_steps=2)
+    fitted = policy.fit(calibration)
+    halved = getattr(fitted, "images", None) == 100
+    part = second_half(calibration) if halved else calibration
+    generator = torch.Generator().manual_seed(4)
+    variants = [fitted.fit(part.take(torch.tensor(sorted(drawn(len(part), generator))))) for _ in range(40)]
+    means = []
+    for variant in variants:
+        exits = variant.exit_steps(test).tolist()
+        images = drawn(len(test), generator)
+        means.append(sum(exits[image] for image in images) / len(images) + 2)
+    found = bootstrap_latency(fitted, part, test, resamples=40, seed=4)
+    assert found == pytest.approx(interval(means), abs=1e-9)
+    without = bootstrap_mean(fitted.exit_steps(test) + 2)
+    assert found[1] - found[0] > without[1] - without[0]
+
+
+def test_random_exit_has_the_selection_noise_of_its_reference():
+    calibration, test = drift(images=60, split="calibration"), drift(seed=1)
+    found = bootstrap_latency(RandomExit().fit(calibration), calibration, test, resamples=300)
+    without = bootstrap_mean(RandomExit().fit(calibration).exit_steps(test), resamples=300)
+    assert found[1] - found[0] > 1.5 * (without[1] - without[0])
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: f"{policy.name} {policy.selection}")
+@pytest.mark.parametrize("against", [POLICIES[1], POLICIES[5]], ids=lambda policy: policy.name)
+def test_the_paired_bootstrap_against_a_slow_one(policy, against):
+    """Shared draws of both splits, independent of each other; each policy chooses anew on its own part of them."""
+    calibration, test = (
+        drift(images=160, split="calibration", prelude_steps=3),
+        drift(images=150, seed=1, prelude_steps=3),
+    )
+    pair = [each.fit(calibration) for each in (policy, against)]
+    found = compare_policies(*pair, calibration, test, resamples=30, seed=5)
+    generator = torch.Generator().manual_seed(5)
+    draws = [drawn(len(calibration), generator) for _ in range(30)]
+    ratios, differences, accuracies = [], [], []
+    for images in draws:
+        on_test = drawn(len(test), generator)
+        latency, right = [], []
+        for each in pair:
+            exits = refitted(each, calibration, images).exit_steps(test).tolist()
+            latency.append(sum(exits[image] for image in on_test) / len(on_test) + 3)
+            right.append(sum(bool(test.correct[image, exits[image] - 1]) for image in on_test) / len(on_test))
+        ratios.append(latency[0] / latency[1])
+        differences.append(latency[0] - latency[1])
+        accuracies.append(right[0] - right[1])
+    assert found.latency_ratio_ci95 == pytest.approx(interval(ratios), abs=1e-9)
+    assert found.latency_difference_ci95 == pytest.approx(interval(differences), abs=1e-9)
+    assert found.accuracy_difference_ci95 == pytest.approx(interval(accuracies), abs=1e-9)
+    ours, theirs = (outcome(test, each.exit_steps(test)) for each in pair)
+    assert found.latency_ratio == ours.mean("latency") / theirs.mean("latency")
+    assert found.latency_difference == ours.mean("latency") - theirs.mean("latency")
+    assert found.accuracy_difference == ours.accuracy - theirs.accuracy
+
+
+def test_a_policy_against_itself_differs_by_nothing():
+    calibration, test = drift(images=100, split="calibration"), drift(images=100, seed=1)
+    for policy in (DynamicConfidence().fit(calibration), RandomExit().fit(calibration), FixedTime().fit(calibration)):
+        found = compare_policies(policy, policy, calibration, test, resamples=20)
+        assert (found.latency_ratio, found.latency_ratio_ci95) == (1.0, (1.0, 1.0))
+        assert (found.latency_difference_ci95, found.accuracy_difference_ci95) == ((0.0, 0.0), (0.0, 0.0))
+
+
+def test_pairing_makes_the_interval_narrow():
+    """Two scores that nearly agree: their difference is far surer than either latency."""
+    calibration, test = drift(images=300, split="calibration"), drift(seed=1)
+    confidence, entropy = (cls(tolerance=0.02).fit(calibration) for cls in (DynamicConfidence, Entropy))
+    paired = compare_policies(confidence, entropy, calibration, test, resamples=200)
+    alone = [bootstrap_latency(policy, calibration, test, resamples=200) for policy in (confidence, entropy)]
+    width = paired.latency_difference_ci95[1] - paired.latency_difference_ci95[0]
+    unpaired = math.hypot(*(high - low for low, high in alone))
+    assert width < 0.8 * unpaired
+
+
+def test_a_slow_policy_gets_fewer_resamples():
+    calibration, test = drift(images=60, split="calibration"), drift(images=40, seed=1)
+    slow, quick = (policy.fit(calibration) for policy in (Margin(per_step=True, epsilon=0.1), FixedTime()))
+    few = compare_policies(slow, quick, calibration, test, resamples=REFITS)
+    # The calibration draws come first, so with more of them the test draws are others; the number that counts is REFITS.
+    many = compare_policies(slow, quick, calibration, test, resamples=REFITS + 50)
+    assert few.latency_ratio == many.latency_ratio
+    assert many.latency_ratio_ci95 == pytest.approx(few.latency_ratio_ci95, rel=0.2)
+
+
+def test_the_interval_covers_the_expected_latency():
+    """Over draws of both splits, the interval with selection noise holds the mean latency in about 95% of the cases.
+
+    That of the test images alone, with the threshold taken as given, does not.
+    """
+    population = drift(images=20_000, timesteps=8, seed=9, split="calibration")
+    generator = torch.Generator().manual_seed(2)
+    means, with_noise, without = [], [], []
+    for number in range(150):
+        order = torch.randperm(len(population), generator=generator)
+        calibration, test = population.take(order[:150]), population.take(order[150:350])
+        policy = Margin(tolerance=0.03).fit(calibration)
+        exits = policy.exit_steps(test)
+        means.append(exits.double().mean().item())
+        with_noise.append(bootstrap_latency(policy, calibration, test, resamples=200, seed=number))
+        without.append(bootstrap_mean(exits, resamples=200, seed=number))
+    truth = sum(means) / len(means)
+    covered, naive = (sum(low <= truth <= high for low, high in found) / 150 for found in (with_noise, without))
+    assert covered >= 0.9
+    assert naive < covered - 0.15

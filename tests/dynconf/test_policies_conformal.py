@@ -9,6 +9,7 @@ import torch
 from recordings import drift
 
 from dynconf import Conformal
+from dynconf.evidence import SCALES, LogitEvidence, StatisticEvidence, statistics_of
 from dynconf.policies import FitError
 
 
@@ -91,12 +92,50 @@ def test_larger_sets_and_lower_targets_leave_earlier():
     assert means == sorted(means, reverse=True) and len(set(means)) == 4
 
 
-def test_statistics_are_not_enough():
-    with pytest.raises(FitError, match=r'needs the logits of all classes.*keep="logits"'):
-        Conformal().fit(drift(split="calibration", statistics=True))
-    fitted = Conformal().fit(drift(split="calibration"))
+@pytest.mark.parametrize("max_set", [1, 2, 4, 6, 9])
+@pytest.mark.parametrize("scale", [None, 4.0])
+def test_statistics_give_exactly_what_logits_give(max_set, scale):
+    """Scores, limits and exits are equal to the last bit; 6 classes, so that the largest sets hold them all."""
+    pairs = [
+        [
+            drift(images=300, split="calibration", statistics=statistics),
+            drift(images=400, seed=1, statistics=statistics),
+        ]
+        for statistics in (False, True)
+    ]
+    policy = Conformal(target=0.8, max_set=max_set, scale=scale)
+    fitted = [policy.fit(calibration) for calibration, _ in pairs]
+    assert fitted[0] == fitted[1]
+    exits = [each.exit_steps(test) for each, (_, test) in zip(fitted, pairs, strict=True)]
+    assert torch.equal(*exits)
+    sizes = {t: fitted[0].prediction_set(pairs[0][1].evidence[:, t - 1], t).sum(-1) for t in (3, 6, 9, 12)}
+    small = torch.stack([sizes[t] <= max_set for t in (3, 6, 9)] + [torch.ones(400, dtype=torch.bool)], 1)
+    assert torch.equal(exits[0], 3 * (small.int().argmax(1) + 1))
+
+
+def test_sets_of_equal_logits_are_counted_whole():
+    """Where several classes have the same sum, all are in the set or none."""
+    fitted = Conformal(target=0.8, max_set=2, checkpoints=2, scale=4.0).fit(drift(split="calibration"))
+    logits = torch.tensor(
+        [[60.0, 60.0, 60.0, 0.0, 0.0, 0.0], [60.0, 60.0, 0.0, 0.0, 0.0, 0.0], [60.0, 0.0, 0.0, 0.0, 0.0, 0.0]]
+    )
+    for evidence in (LogitEvidence(logits), StatisticEvidence(statistics_of(logits, SCALES), SCALES, 6)):
+        assert fitted.decide(evidence, 6).tolist() == [False, True, True]
+
+
+def test_where_statistics_are_not_enough():
+    calibration, test = (drift(split=split, statistics=True, classes=8) for split in ("calibration", "test"))
+    with pytest.raises(
+        FitError, match=r'max_set=5 needs the logits of all classes.*keep="logits", or take max_set below 5'
+    ):
+        Conformal(max_set=5).fit(calibration)
+    fitted = Conformal(max_set=5).fit(drift(split="calibration", classes=8))
+    with pytest.raises(FitError, match="max_set=5 needs the logits of all classes"):
+        fitted.exit_steps(test)
     with pytest.raises(FitError, match="needs the logits of all classes"):
-        fitted.exit_steps(drift(statistics=True))
+        Conformal().fit(calibration).prediction_set(test.evidence[:, 5], 6)
+    with pytest.raises(KeyError, match="scale 5 was not recorded"):
+        Conformal(scale=5.0).fit(calibration)
 
 
 def test_fewer_timesteps_than_checkpoints():
