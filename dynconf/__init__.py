@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dynconf.online import DynamicInference
     from dynconf.policies import (
+        Agreement,
         Conformal,
         DynamicConfidence,
         Entropy,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from dynconf.recording import Recording
 
 _PUBLIC = {
+    "Agreement": "dynconf.policies",
     "Conformal": "dynconf.policies",
     "DynamicConfidence": "dynconf.policies",
     "DynamicInference": "dynconf.online",
@@ -40,6 +42,7 @@ _PUBLIC = {
 }
 
 __all__ = [
+    "Agreement",
     "Conformal",
     "DynamicConfidence",
     "DynamicInference",

@@ -17,6 +17,11 @@ class PolicyEntry:
 
 
 POLICIES: dict[str, PolicyEntry] = {
+    "agreement": PolicyEntry(
+        "dynconf.agreement:Agreement",
+        "stop when a small learned model of margin, confidence, streak and recent leads says that the answer is the final one",
+        "this benchmark",
+    ),
     "conformal": PolicyEntry(
         "dynconf.conformal:Conformal",
         "stop at the first of a few checkpoints at which the conformal prediction set is small enough",

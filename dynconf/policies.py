@@ -1,5 +1,6 @@
 """All stopping rules in one place. Each has its own file; `dynconf.names` lists them for the command line."""
 
+from dynconf.agreement import Agreement
 from dynconf.chance import RandomExit
 from dynconf.choosing import pareto_choice
 from dynconf.confidence import DynamicConfidence
@@ -16,6 +17,7 @@ from dynconf.threshold import CONFIDENCE_THRESHOLDS, ChosenThreshold, ThresholdP
 __all__ = [
     "CONFIDENCE_THRESHOLDS",
     "GIVEN",
+    "Agreement",
     "ChosenThreshold",
     "Conformal",
     "DynamicConfidence",
