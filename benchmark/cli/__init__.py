@@ -14,6 +14,7 @@ from benchmark.cli.listing import listing
 from benchmark.cli.prepare import prepare
 from benchmark.cli.records import compare, show
 from benchmark.cli.replay import replay
+from benchmark.cli.report import report
 from benchmark.cli.run import run
 from benchmark.cli.selftest import selftest
 from benchmark.errors import EXIT_FAILED, EXIT_INTERRUPTED, BenchmarkError, near_matches
@@ -51,7 +52,7 @@ def cli() -> None:
     """Reference benchmark for low-latency spiking neural networks."""
 
 
-for command in (run, replay, leaderboard, listing, show, compare, prepare, doctor, selftest):
+for command in (run, replay, report, leaderboard, listing, show, compare, prepare, doctor, selftest):
     cli.add_command(command)
 
 
