@@ -53,6 +53,7 @@ torch.manual_seed(0)
 my_snn = nn.Sequential(nn.Conv2d(1, 4, 3), neuron.IFNode(), nn.Flatten(), nn.Linear(4 * 36, 5))
 images = torch.randn(12, 1, 8, 8)
 calibration_batches = [(torch.randn(20, 1, 8, 8), torch.randint(0, 5, (20,)))]
+batches_of_images = images.split(5)
 """
 
 
