@@ -115,11 +115,8 @@ def oracle(test: Recording) -> Oracle:
 
 def fit(spec: PolicySpec, calibration: Recording) -> Policy:
     """The policy of a spec, fitted. Raises UsageError where it cannot be fitted as asked."""
-    policy = make_policy(spec)
-    if policy.needs_spikes and not calibration.info.counts_spikes:
-        raise UsageError(f"policy {spec}: it looks at spikes, and this recording does not count them.")
     try:
-        return policy.fit(calibration)
+        return make_policy(spec).fit(calibration)
     except (FitError, KeyError) as error:
         raise UsageError(f"policy {spec}: {error.args[0]}.") from error
 

@@ -28,6 +28,8 @@ class AdaptedNetwork(ABC):
     """
 
     prelude_steps = 0
+    counts_spikes = True
+    counts_synops = False
 
     def __init__(self, encode: Encoder | None = None):
         self._encode = encode
@@ -125,6 +127,8 @@ class RefillableAdaptedNetwork(AdaptedNetwork):
 
 class _AdaptedPair(AdaptedNetwork):
     """Two functions. Without `keep_fn` the whole batch goes on being simulated, and only the kept rows are shown."""
+
+    counts_spikes = False
 
     def __init__(
         self,

@@ -128,8 +128,14 @@ def fit_finality(features: Tensor, final: Tensor) -> tuple[float, ...]:
         value.backward()  # type: ignore[no-untyped-call]
         return float(value.detach())
 
-    with torch.enable_grad():
-        optimiser.step(loss)  # type: ignore[no-untyped-call]
+    # Threads would add up in another order, and the model would depend on how many there are.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.enable_grad():
+            optimiser.step(loss)  # type: ignore[no-untyped-call]
+    finally:
+        torch.set_num_threads(threads)
     return tuple(torch.cat([mean, deviation, *layers]).detach().tolist())
 
 

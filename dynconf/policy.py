@@ -86,9 +86,14 @@ class Policy(ABC):
         return Watch(self.decide)
 
     def fit(self: PolicyType, recording: Recording) -> PolicyType:
-        """Choose what is not given, on a calibration recording. Raises FitError for a test recording."""
+        """Choose what is not given, on a calibration recording.
+
+        Raises FitError for a test recording, and for one without spike counts where they are needed.
+        """
         if recording.split == "test":
             raise FitError(f"{self.name} must not be fitted on the test split; pass the calibration recording")
+        if self.needs_spikes and not recording.info.counts_spikes:
+            raise FitError(f"{self.name} looks at spikes, and this recording does not count them")
         return self._fit(recording)
 
     @property

@@ -84,9 +84,9 @@ def _signed(share: float, interval: tuple[float, float], unit: str) -> str:
 def policy_name(name: str, params: Mapping[str, Any], selection: str) -> str:
     """The rule with the parameters in force."""
     shown = [
-        f"{key} {value:.4g}"
+        key if value is True else f"{key} {value:.4g}"
         for key, value in params.items()
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and (key != "tolerance" or value)
+        if isinstance(value, (int, float)) and value is not False and (key != "tolerance" or value)
     ]
     return f"{name} ({', '.join(shown)}; {selection})"
 

@@ -114,7 +114,7 @@ def test_recording_equals_a_loop_of_spikingjelly(make, step_mode):
             assert torch.equal(recording.evidence.logits[:, t], total.float())
     assert torch.equal(recording.spikes, torch.stack(spikes, 1))
     assert recording.spikes.sum() > 0
-    assert recording.synops.sum() == 0
+    assert recording.synops.sum() == 0 and recording.info.counts_spikes and not recording.info.counts_synops
 
 
 def test_recording_equals_a_loop_of_snntorch():

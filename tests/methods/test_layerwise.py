@@ -60,7 +60,7 @@ def test_both_orders_of_simulation_agree(kind, steps):
     assert visited == list(trace.trains) == list(converted.neurons)
     converted.begin(x)
     logits = simulate_layerwise(
-        converted._body, converted._currents, steps, lambda name, neuron, currents: fire_all(neuron, currents)
+        converted._body, converted._begun.currents, steps, lambda name, neuron, currents: fire_all(neuron, currents)
     )
     assert torch.equal(torch.stack(logits), trace.logits)
     assert bool((trace.logits.std(1) > 0).all())
