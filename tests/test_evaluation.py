@@ -11,7 +11,7 @@ import torch
 from recordings import drift, from_logits
 
 from benchmark import evaluation
-from benchmark.cli.tables import HEADERS, policy_row, what_is_promised
+from benchmark.cli.tables import HEADERS, policy_name, policy_row, what_is_promised
 from benchmark.energy import PRESETS, energy
 from benchmark.errors import UsageError
 from benchmark.spec import PolicySpec
@@ -242,3 +242,8 @@ def test_one_rule_against_another(recordings):
     assert found.latency_difference_ci95 == paired.latency_difference_ci95
     assert found.accuracy_difference == paired.accuracy_difference
     assert found.saving_latency_ci95[0] <= found.saving_latency <= found.saving_latency_ci95[1]
+
+
+def test_a_rule_is_named_with_its_numbers_and_switches():
+    params = {"scale": 12.0, "per_step": True, "limits": [0.5, 0.25], "tolerance": 0.0, "strict": False, "model": None}
+    assert policy_name("entropy", params, "ltt") == "entropy (scale 12, per_step; ltt)"

@@ -64,7 +64,7 @@ def test_every_policy_but_silence_works_without_spikes(folder, call):
     for seed, split in enumerate(("calibration", "test")):
         arrays = simulated(seed)
         numpy.savez(folder / f"{split}.npz", labels=arrays["labels"], logits=arrays["logits"], logits_are="steps")
-    rules = ["conformal", "dynamic-confidence", "entropy", "fixed", "margin", "patience", "random"]
+    rules = ["agreement", "conformal", "dynamic-confidence", "entropy", "fixed", "margin", "patience", "random"]
     answer = call("replay", folder, *(word for rule in rules for word in ("--policy", rule)))
     assert answer.code == 0 and len(re.findall(r"unknown +unknown", answer.out)) == len(rules)
     refused = call("replay", folder, "--policy", "silence")
