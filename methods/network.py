@@ -197,7 +197,10 @@ class SpikingNetwork(nn.Module):
         )
 
     def _step_by_phase(self, batch: _Batch, phases: dict[Phase, Tensor]) -> Tensor:
-        """One timestep of images that are in different phases of the schedule, one phase after the other."""
+        """One timestep of images that are in different phases of the schedule, one phase after the other.
+
+        It copies the states of all images twice.
+        """
         states = [module.set_aside() for module in self._stateful]
         batch.site_spikes, batch.synops = torch.zeros_like(batch.site_spikes), torch.zeros_like(batch.synops)
         logits = torch.zeros(())
