@@ -12,8 +12,7 @@ from torch import Tensor
 
 from dynconf.evidence import Evidence
 from dynconf.finality import Finality, Trace, fit_finality
-from dynconf.limits import Candidates
-from dynconf.policy import FITTED, REMEMBERED, Watch, unfitted
+from dynconf.policy import FITTED, Watch, unfitted
 from dynconf.recording import Recording
 from dynconf.scaling import first_half, scale_by_nll, second_half
 from dynconf.threshold import CONFIDENCE_THRESHOLDS, ChosenThreshold
@@ -35,20 +34,8 @@ class Agreement(ChosenThreshold):
     name: ClassVar[str] = "agreement"
 
     threshold: float | None = None
-    tolerance: float = 0.0
-    selection: str = ""
-    epsilon: float | None = None
-    delta: float | None = None
-    per_step: bool | None = None
     scale: float | None = field(default=None, metadata=FITTED)
     model: tuple[float, ...] | None = field(default=None, metadata=FITTED)
-    limits: tuple[float, ...] | None = field(default=None, metadata=FITTED)
-    images: int | None = field(default=None, metadata=FITTED)
-    images_needed: int | None = field(default=None, metadata=FITTED)
-    candidates: Candidates | None = field(default=None, compare=False, repr=False, metadata=REMEMBERED)
-
-    def __post_init__(self) -> None:
-        self._complete_choice()
 
     @property
     def grid(self) -> Tensor:
@@ -64,7 +51,7 @@ class Agreement(ChosenThreshold):
         return _Finality(*self._learned(), self.exceeds)
 
     def choosing_part(self, calibration: Recording) -> Recording:
-        return second_half(calibration)
+        return calibration if self.images == len(calibration) else second_half(calibration)
 
     def _learned(self) -> tuple[Trace, Finality]:
         if self.model is None or self.scale is None:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from dynconf.evidence import Evidence
-from dynconf.limits import Candidates
-from dynconf.policy import FITTED, GIVEN, REMEMBERED
+from dynconf.policy import GIVEN
 from dynconf.recording import Recording
 from dynconf.threshold import ChosenThreshold
 
@@ -48,18 +47,6 @@ class Margin(ChosenThreshold):
     name: ClassVar[str] = "margin"
 
     threshold: float | None = None
-    tolerance: float = 0.0
-    selection: str = ""
-    epsilon: float | None = None
-    delta: float | None = None
-    per_step: bool | None = None
-    limits: tuple[float, ...] | None = field(default=None, metadata=FITTED)
-    images: int | None = field(default=None, metadata=FITTED)
-    images_needed: int | None = field(default=None, metadata=FITTED)
-    candidates: Candidates | None = field(default=None, compare=False, repr=False, metadata=REMEMBERED)
-
-    def __post_init__(self) -> None:
-        self._complete_choice()
 
     @property
     def grid(self) -> Tensor:

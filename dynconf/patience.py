@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from dynconf.evidence import Evidence
-from dynconf.limits import Candidates
-from dynconf.policy import FITTED, GIVEN, REMEMBERED, Watch
+from dynconf.policy import GIVEN, Watch
 from dynconf.recording import Recording
 from dynconf.threshold import ChosenThreshold
 
@@ -31,20 +30,11 @@ class Patience(ChosenThreshold):
     name: ClassVar[str] = "patience"
 
     steps: int | None = None
-    tolerance: float = 0.0
-    selection: str = ""
-    epsilon: float | None = None
-    delta: float | None = None
-    per_step: bool | None = None
-    limits: tuple[float, ...] | None = field(default=None, metadata=FITTED)
-    images: int | None = field(default=None, metadata=FITTED)
-    images_needed: int | None = field(default=None, metadata=FITTED)
-    candidates: Candidates | None = field(default=None, compare=False, repr=False, metadata=REMEMBERED)
 
     def __post_init__(self) -> None:
         if self.steps is not None and self.steps < 1:
             raise ValueError(f"steps must be at least 1, got {self.steps}")
-        self._complete_choice()
+        super().__post_init__()
 
     @property
     def threshold(self) -> float | None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from torch import Tensor
 
-from dynconf.limits import Candidates
-from dynconf.policy import FITTED, GIVEN, REMEMBERED, unfitted
+from dynconf.policy import GIVEN, unfitted
 from dynconf.recording import Recording
 from dynconf.scaling import SCALE_RULES, first_half, second_half
 from dynconf.threshold import CONFIDENCE_THRESHOLDS, PROMISING, ChosenThreshold, ChosenType
@@ -28,16 +27,7 @@ class SmoothedThreshold(ChosenThreshold):
 
     scale: float | None = None
     threshold: float | None = None
-    tolerance: float = 0.0
-    selection: str = ""
-    epsilon: float | None = None
-    delta: float | None = None
     scale_by: str | None = None
-    per_step: bool | None = None
-    limits: tuple[float, ...] | None = field(default=None, metadata=FITTED)
-    images: int | None = field(default=None, metadata=FITTED)
-    images_needed: int | None = field(default=None, metadata=FITTED)
-    candidates: Candidates | None = field(default=None, compare=False, repr=False, metadata=REMEMBERED)
 
     def __post_init__(self) -> None:
         if self.scale is not None and not (self.scale > 0 and math.isfinite(self.scale)):
@@ -46,7 +36,7 @@ class SmoothedThreshold(ChosenThreshold):
             raise ValueError(f"scale_by must be one of {', '.join(SCALE_RULES)}, not {self.scale_by!r}")
         if self.scale_by == "nll":  # the default; it has one spelling
             object.__setattr__(self, "scale_by", None)
-        self._complete_choice()
+        super().__post_init__()
 
     @property
     def grid(self) -> Tensor:

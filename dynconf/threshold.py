@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import abstractmethod
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
@@ -14,7 +15,7 @@ from dynconf.cutoff import cutoff_limits, images_for_cutoff
 from dynconf.evidence import Evidence
 from dynconf.limits import Candidates
 from dynconf.oracles import consistency
-from dynconf.policy import GIVEN, FitError, Policy, Promise, default, unfitted
+from dynconf.policy import FITTED, GIVEN, REMEMBERED, FitError, Policy, Promise, default, unfitted
 from dynconf.recording import Recording
 from dynconf.scaling import first_half, second_half
 from dynconf.sweep import Sweep, sweep_thresholds
@@ -66,6 +67,7 @@ class ThresholdPolicy(Policy):
         return calibration
 
 
+@dataclass(frozen=True, kw_only=True)
 class ChosenThreshold(ThresholdPolicy):
     """Stop when the score exceeds the threshold, strictly. A threshold that is not given is chosen from a fixed grid.
 
@@ -89,18 +91,22 @@ class ChosenThreshold(ThresholdPolicy):
     thresholds were chosen on. A policy that is fitted already and is fitted again chooses its thresholds anew, on all
     images; the family stays.
 
-    A subclass is a frozen dataclass with the fields below, of which `threshold` alone may be a property. Its `_fit` ends
-    with `_choose_on`, and its `__post_init__` calls `_complete_choice`.
+    A subclass is a frozen dataclass that adds `threshold`, as a field or a property, and what its score needs. Its `_fit` ends
+    with `_choose_on`; a `__post_init__` of its own ends with this one.
     """
 
-    tolerance: float
-    epsilon: float | None
-    delta: float | None
-    per_step: bool | None
-    limits: tuple[float, ...] | None
-    images: int | None
-    images_needed: int | None
-    candidates: Candidates | None
+    tolerance: float = 0.0
+    selection: str = ""
+    epsilon: float | None = None
+    delta: float | None = None
+    per_step: bool | None = None
+    limits: tuple[float, ...] | None = field(default=None, metadata=FITTED)
+    images: int | None = field(default=None, metadata=FITTED)
+    images_needed: int | None = field(default=None, metadata=FITTED)
+    candidates: Candidates | None = field(default=None, compare=False, repr=False, metadata=REMEMBERED)
+
+    def __post_init__(self) -> None:
+        self._complete_choice()
 
     @property
     @abstractmethod

@@ -174,6 +174,8 @@ def test_fitting_again_keeps_the_model(fitted, calibration):
     assert again.model == fitted.model and again.scale == fitted.scale
     assert again.threshold != fitted.threshold
     assert fitted.fit(fitted.choosing_part(calibration)).threshold == fitted.threshold
+    chosen_on_all = Agreement(selection="ltt", epsilon=0.05, delta=0.1).fit(calibration).fit(other)
+    assert chosen_on_all.images == 500 and chosen_on_all.choosing_part(other) is other
 
 
 def test_too_few_images_stop_nobody(calibration):
