@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dynconf.intervals import drop_upper_bound, mcnemar, wilson
-from dynconf.policies import GIVEN, Policy
+from dynconf.policies import Policy
 from dynconf.rechoosing import BLOCK, Rechosen, draw, draws, of_choosing_part, rechosen
 from dynconf.recording import Recording
 
@@ -110,8 +110,6 @@ def bootstrap_latency(
         seed: of the resampling.
     """
     generator = torch.Generator().manual_seed(seed)
-    if policy.selection == GIVEN:
-        return bootstrap_mean(policy.exit_steps(test) + test.info.prelude_steps, resamples=resamples, seed=seed)
     found = rechosen(policy, part, test, draws(len(part), resamples, generator))
     if found is None:
         return bootstrap_mean(policy.exit_steps(test) + test.info.prelude_steps, resamples=resamples, seed=seed)

@@ -21,7 +21,7 @@ from dynconf.evidence import LogitEvidence
 from dynconf.fixed import FixedTime
 from dynconf.policy import GIVEN, Policy
 from dynconf.recording import Recording, RecordingInfo
-from dynconf.silence import Silence
+from dynconf.silence import Silence, last_false_rest
 from dynconf.sweep import Sweep, exit_table
 from dynconf.threshold import ThresholdPolicy
 
@@ -43,14 +43,14 @@ class Rechosen:
     choice: Tensor
 
 
-def draws(images: int, resamples: int, generator: torch.Generator) -> Tensor:
-    """How often each image is drawn in each resample with replacement, int64 [resamples, images]."""
-    return torch.stack([torch.bincount(draw(images, generator), minlength=images) for _ in range(resamples)])
+def draws(images: int, resamples: int, generator: torch.Generator, size: int | None = None) -> Tensor:
+    """How often each image is drawn in each resample, int64 [resamples, images]; see `draw`."""
+    return torch.stack([torch.bincount(draw(images, generator, size), minlength=images) for _ in range(resamples)])
 
 
-def draw(images: int, generator: torch.Generator) -> Tensor:
-    """One resample with replacement: image numbers, int64 [images]."""
-    return torch.randint(0, images, (images,), generator=generator)
+def draw(images: int, generator: torch.Generator, size: int | None = None) -> Tensor:
+    """One resample with replacement, of as many images or of `size`: image numbers, int64 [size]."""
+    return torch.randint(0, images, (images if size is None else size,), generator=generator)
 
 
 @singledispatch
@@ -173,11 +173,6 @@ def _fixed(policy: FixedTime, part: Recording, test: Recording, counts: Tensor) 
 def _silence(policy: Silence, part: Recording, test: Recording, counts: Tensor) -> Rechosen | None:
     if policy.selection == GIVEN:
         return None
-    watch = dataclasses.replace(policy, after=0, selection=GIVEN).watch()
-    resting = torch.stack([watch.stops(part.evidence[:, t], t + 1, part.spikes[:, t]) for t in range(part.timesteps)])
-    for_good = resting.flip(0).int().cumprod(0).flip(0).bool()
-    # Of every image the last timestep at which it was at rest and moved again later, 0 if there is none.
-    woken = ((resting & ~for_good) * torch.arange(1, len(resting) + 1)[:, None]).amax(0)
-    after, choice = ((counts > 0) * woken).amax(1).unique(return_inverse=True)
+    after, choice = ((counts > 0) * last_false_rest(part)).amax(1).unique(return_inverse=True)
     exits = [dataclasses.replace(policy, after=value).exit_steps(test) for value in after.tolist()]
     return Rechosen(torch.stack(exits, 1).short(), choice)

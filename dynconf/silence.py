@@ -46,13 +46,17 @@ class Silence(Policy):
     def _fit(self, recording: Recording) -> Silence:
         if self.selection == GIVEN:
             return self
-        watch = _Rest(0)
-        resting = torch.stack(
-            [watch.stops(recording.evidence[:, t], t + 1, recording.spikes[:, t]) for t in range(recording.timesteps)]
-        )
-        for_good = resting.flip(0).int().cumprod(0).flip(0).bool()
-        woken = torch.nonzero((resting & ~for_good).any(1))
-        return dataclasses.replace(self, after=int(woken[-1]) + 1 if len(woken) else 0)
+        return dataclasses.replace(self, after=int(last_false_rest(recording).max()))
+
+
+def last_false_rest(recording: Recording) -> Tensor:
+    """The last timestep at which each image was at rest and moved again later, 0 if there is none; int64 [N]."""
+    watch = _Rest(0)
+    resting = torch.stack(
+        [watch.stops(recording.evidence[:, t], t + 1, recording.spikes[:, t]) for t in range(recording.timesteps)]
+    )
+    for_good = resting.flip(0).int().cumprod(0).flip(0).bool()
+    return ((resting & ~for_good) * torch.arange(1, len(resting) + 1)[:, None]).amax(0)
 
 
 class _Rest(Watch):

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dynconf.choosing import crc_choice, ltt_choice, pareto_choice
+from dynconf.choosing import crc_choice, lowest_within, ltt_choice, pareto_choice
 from dynconf.intervals import wilson
+from dynconf.rechoosing import draws as draws_of
 from dynconf.rechoosing import resampled_sweeps
 from dynconf.recording import Recording
 from dynconf.sweep import Sweep, sweep_thresholds
@@ -27,7 +28,7 @@ class Violations:
     """What came of choosing a threshold again and again by one rule from one grid.
 
     Attributes:
-        rule: `naive`, `pareto`, `ltt` or `crc`.
+        rule: `naive`, `plug-in`, `pareto`, `ltt` or `crc`.
         grid: name of the grid; `thresholds` is their number.
         images: calibration images of each draw, of which there were `draws`.
         epsilon: the risk that was to be kept: the share of images that are right after all timesteps and wrong at their exit.
@@ -66,7 +67,7 @@ def violations(
     epsilon: float,
     delta: float = 0.05,
     grids: Mapping[str, Tensor] | None = None,
-    rules: Sequence[str] = ("naive", "pareto", "ltt", "crc"),
+    rules: Sequence[str] = ("naive", "plug-in", "pareto", "ltt", "crc"),
     draws: int = 1000,
     seed: int = 0,
 ) -> tuple[Violations, ...]:
@@ -77,9 +78,10 @@ def violations(
         scores: of a stopping rule on them, [N, T], larger is surer: `policy.scores(population)`, with nothing in it that was
             learned from these images, or the promise of `ltt` is void.
         images: calibration images of each draw.
-        epsilon, delta: of `ltt`; `crc` takes `epsilon` alone, and `naive` and `pareto` neither.
+        epsilon, delta: of `ltt`; `plug-in` and `crc` take `epsilon` alone, and `naive` and `pareto` neither.
         grids: ascending thresholds by name. By default `fine`, the grid for confidences, and `coarse`, 12 thresholds of it.
-        rules: which of `naive` (see `naive_choice`), `pareto`, `ltt` and `crc` (see `dynconf.choosing`).
+        rules: which of `naive` (see `naive_choice`), `plug-in` (the share lost among the calibration images taken for that of
+            all, without a test), `pareto`, `ltt` and `crc` (see `dynconf.choosing`).
         draws: how many; all rules and grids see the same ones.
         seed: of the draws.
 
@@ -90,6 +92,7 @@ def violations(
         raise ValueError(f"there must be at least one image and one draw, got {images} and {draws}")
     known: dict[str, Callable[[Sweep], int]] = {
         "naive": naive_choice,
+        "plug-in": lambda sweep: lowest_within(sweep, epsilon),
         "pareto": lambda sweep: pareto_choice(sweep, 0.0),
         "ltt": lambda sweep: ltt_choice(sweep, images, epsilon, delta),
         "crc": lambda sweep: crc_choice(sweep, images, epsilon),
@@ -98,11 +101,7 @@ def violations(
         if rule not in known:
             raise ValueError(f"no rule {rule!r}; there is: {', '.join(known)}")
     grids = {"fine": CONFIDENCE_THRESHOLDS, "coarse": coarse(CONFIDENCE_THRESHOLDS)} if grids is None else grids
-    count = len(population)
-    generator = torch.Generator().manual_seed(seed)
-    counts = torch.stack(
-        [torch.bincount(torch.randint(0, count, (images,), generator=generator), minlength=count) for _ in range(draws)]
-    )
+    counts = draws_of(len(population), draws, torch.Generator().manual_seed(seed), images)
     chosen: dict[tuple[str, str], list[int]] = {(grid, rule): [] for grid in grids for rule in rules}
     for name, grid in grids.items():
         for sweep in resampled_sweeps(scores, population.correct, grid, counts):

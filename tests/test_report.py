@@ -1046,12 +1046,12 @@ def test_the_guarantee_is_tried_out_on_the_test_images(tmp_path):
         epsilon=0.05,
         delta=0.1,
         grids={"fine": policy.grid, "coarse": coarse(policy.grid)},
-        rules=("ltt", "pareto", "naive"),
-        draws=500,
+        rules=("ltt", "plug-in", "pareto", "naive"),
+        draws=1000,
     )
     expected = {(each.rule, each.thresholds): each for each in found}
-    rows = rows_of(part, "Thresholds chosen on 500 draws of 200 images")
-    assert len(rows) == len(expected) == 6
+    rows = rows_of(part, "Thresholds chosen on 1,000 draws of 200 images")
+    assert len(rows) == len(expected) == 8
     for row in rows:
         rule = "ltt" if row[0].text == "Learn then Test" else row[0].text.partition(":")[0]
         each = expected[rule, int(re.search(r"\d[\d,]*", row[1].text)[0].replace(",", ""))]
@@ -1059,6 +1059,7 @@ def test_the_guarantee_is_tried_out_on_the_test_images(tmp_path):
         shown = [float(value) for cell in row[2:] for value in cell.values]
         assert shown == [each.rate, *each.rate_ci95, each.risk, each.timesteps + 7]
     assert expected["ltt", len(policy.grid)].rate <= 0.1 < expected["naive", len(policy.grid)].rate
+    assert expected["plug-in", len(policy.grid)].rate > 0.2
 
 
 def test_where_learn_then_test_needs_more_images_it_is_said(tmp_path):

@@ -15,9 +15,10 @@ from dynconf.choosing import images_for_ltt
 from dynconf.threshold import DELTA, EPSILON
 from dynconf.violations import Violations, coarse, violations
 
-DRAWS = 500
+DRAWS = 1000
 NAMES = {
     "ltt": "Learn then Test",
+    "plug-in": "plug-in: the fastest before more than epsilon of the calibration images are lost, without a test",
     "pareto": "pareto: the fastest before the first calibration image is lost",
     "naive": "naive: the fastest without loss of calibration accuracy",
 }

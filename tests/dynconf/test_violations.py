@@ -13,8 +13,18 @@ from dynconf.sweep import sweep_thresholds
 from dynconf.threshold import CONFIDENCE_THRESHOLDS
 from dynconf.violations import coarse, naive_choice, violations
 
+
+def plug_in(sweep):
+    """From the safest threshold down, as long as at most 3% of the drawn images are lost."""
+    chosen = len(sweep.lost) - 1
+    while chosen and sweep.lost[chosen - 1] <= 0.03 + 1e-12:
+        chosen -= 1
+    return chosen
+
+
 RULES = {
     "naive": naive_choice,
+    "plug-in": plug_in,
     "pareto": lambda sweep: pareto_choice(sweep, 0.0),
     "ltt": lambda sweep: ltt_choice(sweep, 150, 0.03, 0.1),
     "crc": lambda sweep: crc_choice(sweep, 150, 0.03),
@@ -62,6 +72,7 @@ def test_ltt_keeps_its_word_and_the_naive_choice_does_not(population):
         assert found["ltt", grid].rate_ci95[0] <= 0.05
         assert found["crc", grid].risk <= 0.01 + 1e-12
     assert found["naive", "fine"].rate_ci95[0] > 0.05
+    assert found["plug-in", "fine"].rate_ci95[0] > 0.2  # an estimate is too small about half of the time
     assert found["naive", "fine"].rate > found["pareto", "fine"].rate
     assert (found["ltt", "fine"].thresholds, found["ltt", "coarse"].thresholds) == (1001, 12)
 
