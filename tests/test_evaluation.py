@@ -245,5 +245,13 @@ def test_one_rule_against_another(recordings):
 
 
 def test_a_rule_is_named_with_its_numbers_and_switches():
-    params = {"scale": 12.0, "per_step": True, "limits": [0.5, 0.25], "tolerance": 0.0, "strict": False, "model": None}
-    assert policy_name("entropy", params, "ltt") == "entropy (scale 12, per_step; ltt)"
+    params = {
+        "epsilon": 0.01,
+        "per_step": True,
+        "scale": 12.0,
+        "limits": [0.5, 0.25],
+        "tolerance": 0.0,
+        "strict": False,
+        "model": None,
+    }
+    assert policy_name("entropy", params, "ltt") == "entropy (scale 12, epsilon 0.01, per_step; ltt)"

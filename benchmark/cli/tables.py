@@ -82,10 +82,11 @@ def _signed(share: float, interval: tuple[float, float], unit: str) -> str:
 
 
 def policy_name(name: str, params: Mapping[str, Any], selection: str) -> str:
-    """The rule with the parameters in force."""
+    """The rule with the parameters in force, those first that a reader asks for first."""
+    main = [key for key in ("scale", "threshold") if key in params]
     shown = [
         key if value is True else f"{key} {value:.4g}"
-        for key, value in params.items()
+        for key, value in ((key, params[key]) for key in [*main, *(key for key in params if key not in main)])
         if isinstance(value, (int, float)) and value is not False and (key != "tolerance" or value)
     ]
     return f"{name} ({', '.join(shown)}; {selection})"
