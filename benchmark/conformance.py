@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from benchmark import registry
 from benchmark.evaluation import make_policy
 from benchmark.spec import PolicySpec
-from benchmark.training import initialise_thresholds
+from benchmark.training.thresholds import initialise_thresholds
 from dynconf.online import DynamicInference
 from dynconf.policies import FitError, Policy
 from dynconf.recorder import record

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmark import backbones, registry, weights
-from benchmark.checkpoints import Card
+from benchmark.card import Card
 from benchmark.data.images import Images, Preprocessing
 from benchmark.errors import UsageError
 from benchmark.evaluation import normalised

@@ -20,26 +20,33 @@ class Console:
         click.echo(text, err=True)
 
     @contextmanager
-    def bar(self, title: str, total: int) -> Iterator[Callable[[int], None]]:
-        """A bar on a terminal; elsewhere a line at the end, and every half minute if it takes longer."""
+    def bar(self, title: str, total: int, done: int = 0) -> Iterator[Callable[[int], None]]:
+        """A bar on a terminal; elsewhere a line at the end, and every half minute if it takes longer.
+
+        `done` of the `total` images are done already.
+        """
         if sys.stderr.isatty():
             from tqdm import tqdm
 
-            with tqdm(total=total, desc=title, unit="image") as progress:
+            with tqdm(total=total, initial=done, desc=title, unit="image") as progress:
                 yield lambda count: _ignore(progress.update(count))
             return
         start = last = time.monotonic()
-        done = 0
+        now_done = done
 
         def update(count: int) -> None:
-            nonlocal done, last
-            done += count
+            nonlocal now_done, last
+            now_done += count
             if time.monotonic() - last > LOG_INTERVAL:
                 last = time.monotonic()
-                self.say(f"{title}: {done}/{total} images, {last - start:.0f} s")
+                rate = (now_done - done) / (last - start)
+                left = (total - now_done) / rate
+                self.say(
+                    f"{title}: {now_done}/{total} images, {last - start:.0f} s, {rate:.0f} a second, {left:.0f} s left"
+                )
 
         yield update
-        self.say(f"{title}: {done}/{total} images, {time.monotonic() - start:.1f} s")
+        self.say(f"{title}: {now_done}/{total} images, {time.monotonic() - start:.1f} s")
 
 
 def _ignore(_: object) -> None:

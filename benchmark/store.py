@@ -1,4 +1,4 @@
-"""Where results live: `<root>/<dataset>/<model>/<method>/<id>.json`, plus `recordings/` and `checkpoints/` beside them.
+"""Where results live: `<root>/<dataset>/<model>/<method>/<id>.json`, with `recordings/`, `checkpoints/` and `training/` beside them.
 
 Every write is atomic, so a reader never meets half a file and two writers of the same cell cannot harm each other.
 """
@@ -17,7 +17,7 @@ from benchmark.records import ResultRecord, load_record
 from benchmark.spec import RunSpec
 
 DEFAULT_RESULTS = Path("leaderboard/results")
-NOT_RECORDS = ("recordings", "checkpoints")
+NOT_RECORDS = ("recordings", "checkpoints", "training")
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,13 @@ class ResultStore:
 
     @property
     def checkpoints(self) -> Path:
-        """Networks trained on the fly."""
+        """Trained networks."""
         return self.root / "checkpoints"
+
+    @property
+    def training(self) -> Path:
+        """Training records, and the states of unfinished trainings."""
+        return self.root / "training"
 
     def get(self, spec: RunSpec) -> ResultRecord | None:
         """The stored record of `spec`, or None. Raises RecordError if the file is there but wrong."""

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import asdict, dataclass, field
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from benchmark import backbones, registry
-from benchmark.checkpoints import SUFFIX, Card, load_into, locate, read_card, read_weights, write_checkpoint, zoo
+from benchmark.card import Card, read_card
+from benchmark.checkpoints import load_into, read_weights
 from benchmark.data.images import ImageDataset, Images, Preprocessing
 from benchmark.errors import Incompatible, UsageError
 from benchmark.foreign import translate
+from benchmark.locating import locate, zoo
 from benchmark.options import build
-from benchmark.spec import Cell, Scalar, digest
-from benchmark.store import file_name
+from benchmark.spec import Cell, Scalar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -180,6 +182,21 @@ def prepared_by(method: ConversionMethod, ann: nn.Module, model: str) -> nn.Modu
         raise Incompatible(f"{method.name} cannot convert {model}: {error}") from error
 
 
+class _Brief:
+    """Tells of a training in one line."""
+
+    def __init__(self, say: Callable[[str], None]):
+        self._say: Callable[[str], None] | None = say
+
+    def say(self, text: str) -> None:
+        if self._say is not None:
+            self._say(f"{text}; kept for later runs")
+            self._say = None
+
+    def bar(self, title: str, total: int, done: int = 0) -> AbstractContextManager[Callable[[int], None]]:
+        return nullcontext(lambda count: None)
+
+
 def train_embedded(
     cell: Cell,
     model: str,
@@ -189,42 +206,24 @@ def train_embedded(
     say: Callable[[str], None],
 ) -> Source:
     """Train a network for an embedded dataset once; later runs find it in the results folder."""
-    import torch
+    from benchmark.training.command import train
+    from benchmark.training.recipe import PRESETS, Recipe
+    from benchmark.training.spec import TrainCell, TrainExec
 
-    from benchmark import training
-
-    images = dataset.split("train")
-    recipe = training.Recipe(epochs=30, batch_size=64, lr=0.1, seed=cell.seed)
     name = trained_as(cell.method)
-    trainer = None if name == RELU else training_method(name, method, {})
-    options: dict[str, Any] = trainer.options() if trainer is not None else {}
-    identity = digest([cell.dataset, images.fingerprint, model, name, options, asdict(recipe)])
-    path = store.checkpoints / f"{cell.dataset}-{file_name(model)}-{name}-{identity}{SUFFIX}"
-    if not path.exists():
-        say(f"training {model} on {cell.dataset} ({len(images)} images, {recipe.epochs} epochs); kept for later runs")
-        _, channels, size, _ = images.pixels.shape
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(cell.seed)
-            network = backbones.build(model, channels, images.num_classes, size)
-        if trainer is not None:
-            network = prepared_by(trainer, network, model)
-            training.initialise_thresholds(network, training.first_batch(images, dataset.preprocessing))
-        loss = trainer.loss if trainer is not None else None
-        training.train(network, images, dataset.preprocessing, recipe, loss=loss)
-        calibration = dataset.split("calibration")
-        card = Card(
-            model=model,
-            method=name,
-            method_options=options,
-            dataset=cell.dataset,
-            num_classes=images.num_classes,
-            in_channels=channels,
-            recipe=asdict(recipe),
-            preprocessing=dataset.preprocessing.to_dict(),
-            training_fingerprint=images.fingerprint,
-            calibration_accuracy=training.accuracy(network, calibration, dataset.preprocessing),
-        )
-        write_checkpoint(path, network.state_dict(), card)
+    options = training_method(name, method, {}).options() if name != RELU else {}
+    request = TrainCell(
+        method=name,
+        method_options=options,
+        dataset=cell.dataset,
+        data_dir=cell.data_dir,
+        model=model,
+        recipe=Recipe(**PRESETS["embedded"].recipe, seed=cell.seed),
+    )
+    execution = TrainExec(device="cpu", distributed=False)
+    record, path, _ = train(request, store, execution, _Brief(say))
     stored = read_card(path)
     assert stored is not None
-    return Source(path, f"trained:{identity}", name, stored.method_options, dataset.preprocessing, stored, stored.flags)
+    return Source(
+        path, f"trained:{record.id}", name, stored.method_options, dataset.preprocessing, stored, stored.flags
+    )

@@ -18,8 +18,9 @@ from benchmark import backbones
 from benchmark.backbones import BACKBONES, BackboneEntry, build, builders, check
 from benchmark.backbones.from_timm import download_timm, locate_timm, timm_preprocessing
 from benchmark.backbones.resnet import resnet20_a, zero_padded_shortcut
-from benchmark.checkpoints import likely_backbone, load_into, locate, read_weights
+from benchmark.checkpoints import likely_backbone, load_into, read_weights
 from benchmark.errors import CheckpointError, UsageError
+from benchmark.locating import locate
 from methods.qcfs import QCFS
 from methods.tracing import trace
 
@@ -308,7 +309,7 @@ def test_cached_weights_are_found(hub):
 
 def test_the_cache_is_the_one_of_the_environment(hub, tmp_path):
     safe = hub("timm/resnet18.a1_in1k", "model.safetensors")
-    program = "import json; from benchmark.checkpoints import locate; print(json.dumps(str(locate('timm:resnet18'))))"
+    program = "import json; from benchmark.locating import locate; print(json.dumps(str(locate('timm:resnet18'))))"
     done = subprocess.run(
         [sys.executable, "-c", program],
         cwd=ROOT,

@@ -18,7 +18,7 @@ import pytest
 import torch
 from test_cifar10_data import write_batches, write_parquet
 
-from benchmark.checkpoints import read_card
+from benchmark.card import read_card
 from benchmark.data import cifar10
 from benchmark.records import load_record
 from benchmark.store import ResultStore, write_atomic

@@ -11,7 +11,7 @@ from conftest import Answer
 import methods
 from benchmark import weights
 from benchmark.backbones.small_cnn import small_cnn
-from benchmark.checkpoints import read_card
+from benchmark.card import read_card
 from benchmark.records import parse_record
 
 EVERY = sorted(methods.METHODS)

@@ -21,7 +21,7 @@ from benchmark.preparation import build_network, prepare
 from benchmark.provenance import device_name
 from benchmark.spec import Cell
 from benchmark.store import ResultStore
-from benchmark.training import initialise_thresholds
+from benchmark.training.thresholds import initialise_thresholds
 from dynconf.evidence import RunningSum
 from dynconf.online import REFILL, Answers, DynamicInference
 from dynconf.policies import DynamicConfidence, Policy, RandomExit

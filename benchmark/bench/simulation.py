@@ -14,7 +14,7 @@ from benchmark import backbones, registry
 from benchmark.bench.timing import interleaved
 from benchmark.numerics import choose_device, numerics
 from benchmark.provenance import device_name
-from benchmark.training import initialise_thresholds
+from benchmark.training.thresholds import initialise_thresholds
 from dynconf.recorder import record
 from methods.rewrite import fold_batch_norms
 from methods.tracing import trace

@@ -17,6 +17,7 @@ from benchmark.cli.replay import replay
 from benchmark.cli.report import report
 from benchmark.cli.run import run
 from benchmark.cli.selftest import selftest
+from benchmark.cli.train import train
 from benchmark.errors import EXIT_FAILED, EXIT_INTERRUPTED, BenchmarkError, near_matches
 
 
@@ -52,7 +53,7 @@ def cli() -> None:
     """Reference benchmark for low-latency spiking neural networks."""
 
 
-for command in (run, replay, report, leaderboard, listing, show, compare, prepare, doctor, selftest):
+for command in (run, train, replay, report, leaderboard, listing, show, compare, prepare, doctor, selftest):
     cli.add_command(command)
 
 

@@ -7,7 +7,9 @@ import torch
 
 import methods
 from benchmark import backbones
-from benchmark.checkpoints import load_into, read_card, read_weights, zoo
+from benchmark.card import read_card
+from benchmark.checkpoints import load_into, read_weights
+from benchmark.locating import zoo
 
 CHECKPOINTS = ["cifar10-resnet20-lsq-2bit", "cifar10-resnet20-qcfs-l4"]
 
