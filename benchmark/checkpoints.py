@@ -108,7 +108,7 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], path: Path, model_n
         parts = [f"{label} {_few(keys)}" for label, keys in wrong.items() if keys]
         likely = likely_backbone(state)
         hint = f"It looks like {likely!r}: try --model {likely}." if likely and likely != model_name else None
-        card = read_card(path) if path.is_file() else None
+        card = read_card(Path(path)) if Path(path).is_file() else None
         if card is not None and card.model == model_name:  # so nothing that is asked for would make it fit
             looks = f"the weights look like {likely!r}" if likely and likely != model_name else "the weights differ"
             hint = (

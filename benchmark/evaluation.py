@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -12,19 +13,25 @@ from benchmark.errors import UsageError, unknown_name
 from benchmark.options import build
 from benchmark.records import (
     Against,
+    Ann,
+    Artifact,
     Curve,
     EqualFixed,
     Estimate,
     Guarantee,
     Latency,
+    Measured,
     Oracle,
     OraclePoint,
     PolicyResult,
+    Provenance,
+    ResultRecord,
     Saving,
     Static,
 )
-from benchmark.spec import PolicySpec
+from benchmark.spec import PolicySpec, RunSpec
 from dynconf.curves import gap_closed_by
+from dynconf.intervals import wilson
 from dynconf.judging import (
     Outcome,
     bootstrap_latency,
@@ -157,6 +164,42 @@ def evaluate(spec: PolicySpec, calibration: Recording, test: Recording, seed: in
         uncounted=_uncounted(test),
     )
     return result, policy
+
+
+def finished_record(
+    spec: RunSpec,
+    test: Recording,
+    judged: Sequence[PolicyResult],
+    *,
+    ann: Ann,
+    streaming_prelude: int | None,
+    protocol: str,
+    flags: tuple[str, ...],
+    provenance: Provenance,
+    artifacts: tuple[Artifact, ...],
+    measured: Measured | None = None,
+) -> ResultRecord:
+    """The record of a run that has its recordings, and its stopping rules judged."""
+    return ResultRecord(
+        id=spec.id,
+        status="ok",
+        spec=spec,
+        protocol=protocol,
+        flags=flags,
+        ann=ann,
+        curve=curve(test),
+        static=static(test, streaming_prelude),
+        policies=tuple(judged),
+        oracle=oracle(test),
+        measured=measured,
+        provenance=provenance,
+        artifacts=artifacts,
+    )
+
+
+def analog(right: int, images: int) -> Ann:
+    """The network that was converted, from its number of right answers."""
+    return Ann(accuracy=Estimate(value=right / images, ci95=wilson(right, images), n=images))
 
 
 def compare_with(policy: Policy, against: Policy, calibration: Recording, test: Recording, seed: int = 0) -> Against:

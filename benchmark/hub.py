@@ -68,7 +68,7 @@ def cached(wanted: HubFile) -> Cached | None:
     from huggingface_hub import try_to_load_from_cache
 
     found = try_to_load_from_cache(wanted.repository, wanted.file, revision=wanted.revision)
-    return _in_snapshot(Path(found), wanted.file) if isinstance(found, str) and Path(found).is_file() else None
+    return _in_snapshot(Path(found), wanted.file) if isinstance(found, str) else None
 
 
 def download(wanted: HubFile) -> Cached:

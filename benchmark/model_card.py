@@ -6,8 +6,9 @@ import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from benchmark import registry
+from benchmark import hub, registry
 from benchmark.card import Card
+from benchmark.locating import ZOO
 from benchmark.tensor_files import SUFFIX
 
 if TYPE_CHECKING:
@@ -16,7 +17,12 @@ if TYPE_CHECKING:
 LIBRARY = "dynconf-bench"
 TASK = "image-classification"
 # Where the images are on the Hub, and the part that our calibration split was taken from.
-ON_THE_HUB = {"cifar10": ("uoft-cs/cifar10", "train"), "imagenet": ("ILSVRC/imagenet-1k", "validation")}
+ON_THE_HUB = {
+    "cifar10": ("uoft-cs/cifar10", "train"),
+    "cifar100": ("uoft-cs/cifar100", "train"),
+    "fashion-mnist": ("zalando-datasets/fashion_mnist", "train"),
+    "imagenet": ("ILSVRC/imagenet-1k", "validation"),
+}
 OWN_LICENSE = "apache-2.0"
 UNKNOWN_LICENSE = "unknown"
 
@@ -57,9 +63,10 @@ def model_card(published: Published) -> str:
 def run_command(published: Published, checkpoint: str) -> str:
     """The command that converts these weights and judges the result; DIR stands for where the dataset lies."""
     card = published.card
-    dataset = registry.entries("datasets").get(card.dataset)
-    parts = ["--method", _converter(card), "--dataset", card.dataset, "--model", card.model, "--checkpoint", checkpoint]
-    if not getattr(dataset, "embedded", False):
+    kind, colon, _ = card.dataset.partition(":")  # imagefolder:NAME, where a user has a path
+    dataset = f"{kind}:DIR" if colon else card.dataset
+    parts = ["--method", _converter(card), "--dataset", dataset, "--model", card.model, "--checkpoint", checkpoint]
+    if not colon and not getattr(registry.entries("datasets").get(dataset), "embedded", False):
         parts += ["--data-dir", "DIR"]
     for plugin in published.plugins:
         parts += ["--plugin", plugin]
@@ -80,6 +87,7 @@ def _metadata(published: Published) -> Any:
     card = published.card
     results = _results(published)
     return ModelCardData(
+        base_model=_base_model(card),
         license=published.license_id,
         library_name=LIBRARY,
         pipeline_tag=TASK,
@@ -89,6 +97,12 @@ def _metadata(published: Published) -> Any:
         model_name=published.name.rpartition("/")[2] if results else None,
         eval_results=results,
     )
+
+
+def _base_model(card: Card) -> str | None:
+    """The repository that training started from, where it was one of the Hub."""
+    origin = card.trained_from or ""
+    return hub.parse(origin.removeprefix(ZOO)).repository if origin.startswith(ZOO) and "/" in origin else None
 
 
 def _results(published: Published) -> list[Any] | None:
@@ -137,14 +151,14 @@ def _text(published: Published) -> list[str]:
 
 def _commands(published: Published) -> list[str]:
     repository = published.name if "/" in published.name else f"ORG/{published.name}"
-    whose = "" if "/" in published.name else " `ORG` is the account that this repository is under."
-    where = "" if "DIR" not in run_command(published, "") else " `DIR` is where the dataset lies."
+    whose = "" if "/" in published.name else "; `ORG` is the account that this repository is under"
+    where = "; `DIR` is where the dataset lies" if "DIR" in run_command(published, "") else ""
     here = run_command(published, f"model{SUFFIX}")
     there = f"python -m benchmark prepare zoo:{repository}\n{run_command(published, f'zoo:{repository}')}"
     return [
-        f"In this folder, with dynconf-bench installed:{where}",
+        f"In this folder, with dynconf-bench installed{where}:",
         f"```\n{here}\n```",
-        f"From the Hugging Face Hub; only the first command downloads.{whose}",
+        f"From the Hugging Face Hub, where only the first command downloads{whose}:",
         f"```\n{there}\n```",
     ]
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from benchmark import backbones, registry, weights
 from benchmark.card import Card
+from benchmark.data import recorded_name
 from benchmark.data.images import Images, Preprocessing
 from benchmark.errors import UsageError
 from benchmark.evaluation import normalised
@@ -69,11 +70,13 @@ def prepare(cell: Cell, store: ResultStore, say: Callable[[str], None] = lambda 
     test = whole_test.first(cell.limit)
     if source.card is not None:
         _check_card(source.card, cell, model, test, source.path)
+    for images in (calibration, test):
+        images.check()
     spec = RunSpec(
         method=cell.method,
         method_version=getattr(method_entry, "version", 1),
         method_options=method.options(),
-        dataset=cell.dataset,
+        dataset=recorded_name(cell.dataset),
         dataset_fingerprint=f"test:{test.fingerprint} calibration:{calibration.fingerprint}",
         model=model,
         weights=Weights(source=source.name, sha256=sha256_of(source.path)),
@@ -89,7 +92,7 @@ def prepare(cell: Cell, store: ResultStore, say: Callable[[str], None] = lambda 
     flags = (*dataset.flags(whole_test), *source.flags)
     if given is None and source.preprocessing is None:
         flags = (*flags, "preprocessing assumed, the weights carry none")
-    if source.card is None and "train" in dataset.splits:
+    if source.card is None and dataset.calibration_from_train and "train" in dataset.splits:
         flags = (*flags, "weights without a card: the calibration images may be among those they were trained on")
     return Prepared(spec, method, calibration, test, source, preprocessing, flags)
 
@@ -105,8 +108,9 @@ def build_network(prepared: Prepared) -> nn.Module:
 def _check_card(card: Card, cell: Cell, model: str, test: Images, path: Path) -> None:
     for what, has, wants in (
         ("model", card.model, model),
-        ("dataset", card.dataset, cell.dataset),
+        ("dataset", card.dataset, recorded_name(cell.dataset)),
         ("number of classes", card.num_classes, test.num_classes),
+        ("number of input channels", card.in_channels, test.pixels.shape[1]),
     ):
         if has != wants:
             hint = f"Try --model {has}." if what == "model" else None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from benchmark import backbones, registry
 from benchmark.card import Card, read_card
 from benchmark.checkpoints import load_into, read_weights
-from benchmark.errors import CheckpointError, UsageError
+from benchmark.errors import CheckpointError, RecordError, UsageError
 from benchmark.foreign import translate
 from benchmark.locating import PUBLISHED
 from benchmark.model_card import Published, model_card
@@ -74,7 +74,7 @@ def publish(
         CheckpointError: no card, a card that does not belong to the weights, weights that are NaN or infinite.
         UsageError: the folder holds something, a name or licence that the Hub would not take, a training record of other
             weights.
-        RecordError: a training record that cannot be read.
+        RecordError: the training record was found, but cannot be read.
     """
     _check_folder(folder)
     name = _checked_name(name, path)
@@ -99,10 +99,9 @@ def publish(
         )
     training = found[1] if found is not None else None
     about = Published(name, card, checksum, license_id, training, tuple(plugin.name for plugin in plugins))
-    if license_id is None and card.trained_from is not None:
-        remarks.append(
-            f"trained from {card.trained_from}, so the licence is given as unknown; say it with --license ID"
-        )
+    if license_id is None:
+        origin = f" because the weights were trained from {card.trained_from}" if card.trained_from is not None else ""
+        remarks.append(f"the licence is given as {about.license_id}{origin}; --license ID says another")
     contents = {README: model_card(about).encode(), CARD: _json(card), PUBLISHED: path.read_bytes()}
     if found is not None:
         contents[TRAINING] = found[0].read_bytes()
@@ -172,7 +171,10 @@ def _training_record(
 ) -> tuple[Path, TrainingRecord] | None:
     """The record of the training and its file. A given one must belong to the weights; others are passed over."""
     if given is not None:
-        record = load_training_record(given)
+        try:
+            record = load_training_record(given)
+        except RecordError as error:
+            raise UsageError(str(error)) from error
         if (reason := _other_weights(record, card, checksum)) is not None:
             raise UsageError(f"{given} is not about {path}: {reason}.")
         return given, record

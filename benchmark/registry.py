@@ -54,15 +54,23 @@ def names(kind: str) -> list[str]:
 
 
 def entry(kind: str, name: str) -> Any:
-    """The table entry of a name. Raises UsageError with near matches for an unknown one."""
+    """The table entry of a name. Raises UsageError with near matches for an unknown one.
+
+    A parametrised entry, NAME:PARAMETER in the table, is that of every name with something behind the same NAME and a
+    colon.
+    """
     known = entries(kind)
-    if name not in known:
-        raise unknown_name(_SINGULAR[kind], name, known, f"python -m benchmark list {kind}")
-    return known[name]
+    if name in known:
+        return known[name]
+    start, _, parameter = name.partition(":")
+    for key, found in known.items():
+        if parameter and getattr(found, "parametrised", False) and key.partition(":")[0] == start:
+            return found
+    raise unknown_name(_SINGULAR[kind], name, known, f"python -m benchmark list {kind}")
 
 
 def load(kind: str, name: str) -> Any:
-    """The object behind a name (a class or a function), imported now."""
+    """The object behind a name (a class or a function), imported now; a parametrised one made for its parameter."""
     found = entry(kind, name)
     if isinstance(found, EntryPoint):
         return found.load()
@@ -70,7 +78,8 @@ def load(kind: str, name: str) -> Any:
     if not isinstance(target, str):
         return found
     module, _, attribute = target.partition(":")
-    return getattr(importlib.import_module(module), attribute)
+    loaded = getattr(importlib.import_module(module), attribute)
+    return loaded(name.partition(":")[2]) if getattr(found, "parametrised", False) else loaded
 
 
 def load_plugin(path: str | Path) -> None:

@@ -9,7 +9,7 @@ import hashlib
 import json
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 Scalar = bool | int | float | str
 Precision = Literal["fp64", "fp32", "tf32", "bf16"]
@@ -81,18 +81,39 @@ class RunSpec(Frozen):
         return {key: value for key, value in found.items() if key != "preprocessing" or value is not None}
 
 
+class Slice(Frozen):
+    """The `number`-th of `of` shares of the work, from 1."""
+
+    number: PositiveInt
+    of: PositiveInt
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> Slice:
+        if self.number > self.of:
+            raise ValueError(f"there is no slice {self.number} of {self.of}")
+        return self
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.of}"
+
+
 class ExecSpec(Frozen):
     """How a run is carried out; written to provenance, never part of the id.
 
-    `submit_sha` is the commit at which a job was submitted, if that was earlier than its start.
+    `batch_size` is that of the start: it is halved where memory runs out. `auto` starts large on a GPU, and as by default on
+    a CPU, where the system ends a process that takes too much memory instead of telling it. `slice` records a share of the
+    shards and makes no record. `gpu` is the number of the GPU to use, taken modulo how many there are. `submit_sha` is the
+    commit at which a job was submitted, if that was earlier than its start.
     """
 
-    batch_size: PositiveInt = 64
+    batch_size: PositiveInt | Literal["auto"] = 64
     device: Literal["auto", "cpu", "cuda"] = "auto"
     workers: int = Field(default=0, ge=0)
     rerun: bool = False
     measure: bool = False
     plugins: tuple[str, ...] = ()
+    slice: Slice | None = None
+    gpu: int | None = Field(default=None, ge=0)
     submit_sha: str | None = None
 
 

@@ -1,4 +1,4 @@
-"""Where results live: `<root>/<dataset>/<model>/<method>/<id>.json`, with `recordings/`, `checkpoints/` and `training/` beside them.
+"""Where results live: `<root>/<dataset>/<model>/<method>/<id>.json`; beside them `recordings/`, `checkpoints/`, `training/`.
 
 Every write is atomic, so a reader never meets half a file and two writers of the same cell cannot harm each other.
 """
@@ -36,7 +36,7 @@ class ResultStore:
 
     def path(self, spec: RunSpec) -> Path:
         """Where the record of `spec` belongs."""
-        return self.root / spec.dataset / file_name(spec.model) / spec.method / f"{spec.id}.json"
+        return self.root / file_name(spec.dataset) / file_name(spec.model) / spec.method / f"{spec.id}.json"
 
     def recording_folder(self, spec: RunSpec) -> Path:
         """Where the recordings of `spec` belong (one folder per split below it)."""

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 from benchmark import backbones, registry
 from benchmark.card import Card, read_card
 from benchmark.checkpoints import load_into, read_weights
+from benchmark.data import recorded_name
 from benchmark.data.images import ImageDataset, Images, Preprocessing
-from benchmark.errors import Incompatible, UsageError
+from benchmark.errors import CheckpointError, Incompatible, UsageError
 from benchmark.foreign import translate
-from benchmark.locating import locate, zoo
+from benchmark.locating import local, resolve, shipped
 from benchmark.options import build
 from benchmark.spec import Cell, Scalar
 
@@ -65,6 +66,9 @@ def trained_as(method: str) -> str:
 def find(cell: Cell, model: str, embedded: bool) -> Source | None:
     """The weights that a cell asks for, or those of the zoo that fit; None means that they are to be trained.
 
+    Of several that fit, those with the levels that are asked for come first, then those trained with the method itself, then
+    those it is usually trained with, then shipped ones, then those of the first local folder, then the first name.
+
     Raises UsageError if there are none, or they are of another kind than the method converts.
     """
     if cell.checkpoint is not None:
@@ -76,19 +80,30 @@ def find(cell: Cell, model: str, embedded: bool) -> Source | None:
         return source
     if embedded:
         return None
-    fitting = []
-    for name, path in zoo().items():
-        card = read_card(path)
-        if card is None or (card.dataset, card.model) != (cell.dataset, model):
+    fitting, unreadable = [], []
+    for place, found in enumerate((*shipped(), *local())):
+        if found.hidden_by is not None:
             continue
+        try:
+            card = read_card(found.path)
+        except CheckpointError as error:  # one bad file in a folder must not stop every run
+            unreadable.append(str(error).partition("\n")[0])
+            continue
+        if card is None or (card.dataset, card.model) != (recorded_name(cell.dataset), model):
+            continue
+        if card.method != RELU and card.method not in registry.names("methods"):
+            continue  # a plug-in's that is not loaded
         if kind_of(card.method) == kind_of(cell.method):
-            fitting.append((card.method != cell.method, card.method != trained_as(cell.method), name))
+            levels = cell.method_options.get("levels")
+            others = levels is not None and str(levels) != str(card.method_options.get("levels"))
+            rank = (others, card.method != cell.method, card.method != trained_as(cell.method), place)
+            fitting.append((rank, found.name))
     if fitting:
-        return describe(f"zoo:{min(fitting)[-1]}", model)
-    raise UsageError(
-        f"no weights for {cell.method} on {cell.dataset} with {model}.",
-        "Pass --checkpoint FILE, zoo:NAME or timm:NAME; list what is there with: python -m benchmark list checkpoints",
+        return describe(min(fitting)[1], model)
+    hint = (
+        "Pass --checkpoint FILE, zoo:NAME or timm:NAME; list what is there with: python -m benchmark list checkpoints"
     )
+    raise UsageError(f"no weights for {cell.method} on {cell.dataset} with {model}.", "\n".join([hint, *unreadable]))
 
 
 def check_kind(source: Source, method: str) -> None:
@@ -104,14 +119,13 @@ def check_kind(source: Source, method: str) -> None:
 
 def describe(checkpoint: str, model: str) -> Source:
     """What is known about FILE, zoo:NAME or timm:NAME. Raises UsageError or CheckpointError."""
-    path = locate(checkpoint)
+    found = resolve(checkpoint)
+    path, name = found.path, found.source
     if checkpoint.startswith(backbones.TIMM):
         from benchmark.backbones.from_timm import timm_preprocessing
 
         values = {"divisor": 255.0, **timm_preprocessing(checkpoint.removeprefix(backbones.TIMM))}
-        return Source(path, checkpoint, RELU, preprocessing=Preprocessing.from_dict(values))
-    # A record names no folders of this machine.
-    name = checkpoint if checkpoint.startswith("zoo:") else Path(checkpoint).name
+        return Source(path, name, RELU, preprocessing=Preprocessing.from_dict(values))
     card = read_card(path)
     if card is not None:
         preprocessing = Preprocessing.from_dict(card.preprocessing)
@@ -207,7 +221,8 @@ def train_embedded(
 ) -> Source:
     """Train a network for an embedded dataset once; later runs find it in the results folder."""
     from benchmark.training.command import train
-    from benchmark.training.recipe import PRESETS, Recipe
+    from benchmark.training.presets import PRESETS
+    from benchmark.training.recipe import Recipe
     from benchmark.training.spec import TrainCell, TrainExec
 
     name = trained_as(cell.method)

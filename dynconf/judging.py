@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -113,8 +114,7 @@ def bootstrap_latency(
     found = rechosen(policy, part, test, draws(len(part), resamples, generator))
     if found is None:
         return bootstrap_mean(policy.exit_steps(test) + test.info.prelude_steps, resamples=resamples, seed=seed)
-    drawn = draws(len(test), len(found.choice), generator)
-    means, _ = _resampled(found, drawn, test.correct)
+    ((means, _),) = _resampled([found], test.correct, generator)
     return _percentiles(means + test.info.prelude_steps)
 
 
@@ -162,8 +162,7 @@ def compare_policies(
     for each in (policy, against):
         part, own = of_choosing_part(each, calibration, counts)
         found.append(rechosen(each, part, test, own) or _kept(each, test, resamples))
-    drawn = draws(len(test), min(len(each.choice) for each in found), generator)
-    (steps, right), (other_steps, other_right) = (_resampled(each, drawn, test.correct) for each in found)
+    (steps, right), (other_steps, other_right) = _resampled(found, test.correct, generator)
     latency, other_latency = steps + test.info.prelude_steps, other_steps + test.info.prelude_steps
     ours, theirs = (outcome(test, each.exit_steps(test)) for each in (policy, against))
     return PairedComparison(
@@ -181,26 +180,39 @@ def _kept(policy: Policy, test: Recording, resamples: int) -> Rechosen:
     return Rechosen(policy.exit_steps(test)[:, None].short(), torch.zeros(resamples, dtype=torch.long))
 
 
-def _resampled(found: Rechosen, counts: Tensor, correct: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean timesteps and accuracy of each resample of the test images under the variant that it led to, float64 [R].
+def _resampled(found: Sequence[Rechosen], correct: Tensor, generator: torch.Generator) -> list[tuple[Tensor, Tensor]]:
+    """Mean timesteps and accuracy of each resample of the test images under the variants that it led to, float64 [R] each.
 
-    Sums of whole numbers, divided at the end. A few large steps: with many small ones, threads wait for each other longest.
+    The same test images are drawn for all of `found`. Sums of whole numbers, divided at the end. A few large steps: with many
+    small ones, threads wait for each other longest.
     """
-    exits = found.exits.T.contiguous()
-    steps, right = [], []
-    for drawn, choice in zip(counts.split(BLOCK), found.choice[: len(counts)].split(BLOCK), strict=True):
-        chosen = exits[choice]
-        steps.append((drawn * chosen).sum(1))
-        right.append((drawn * correct.gather(1, chosen.T.long() - 1).T).sum(1))
-    return torch.cat(steps).double() / len(correct), torch.cat(right).double() / len(correct)
+    exits = [each.exits.T.contiguous() for each in found]
+    sums: list[list[tuple[Tensor, Tensor]]] = [[] for _ in found]
+    for start in range(0, min(len(each.choice) for each in found), BLOCK):
+        choices = [each.choice[start : start + BLOCK] for each in found]
+        drawn = draws(len(correct), min(map(len, choices)), generator)
+        for own, each, choice in zip(sums, exits, choices, strict=True):
+            chosen = each[choice[: len(drawn)]]
+            right = correct.gather(1, chosen.T.long() - 1).T
+            own.append(((drawn * chosen).sum(1), (drawn * right).sum(1)))
+    return [
+        (
+            torch.cat([steps for steps, _ in own]).double() / len(correct),
+            torch.cat([right for _, right in own]).double() / len(correct),
+        )
+        for own in sums
+    ]
 
 
 def bootstrap_mean(values: Tensor, *, resamples: int = 1000, seed: int = 0) -> tuple[float, float]:
     """95% percentile interval of a mean over images."""
     generator = torch.Generator().manual_seed(seed)
     values = values.double()
-    images = torch.stack([draw(len(values), generator) for _ in range(resamples)])
-    return _percentiles(torch.cat([values[block].mean(1) for block in images.split(BLOCK)]))
+    means = []
+    for start in range(0, resamples, BLOCK):
+        images = torch.stack([draw(len(values), generator) for _ in range(min(BLOCK, resamples - start))])
+        means.append(values[images].mean(1))
+    return _percentiles(torch.cat(means))
 
 
 def _percentiles(means: Tensor) -> tuple[float, float]:

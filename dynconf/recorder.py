@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -12,6 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from dynconf.batch_limit import BatchLimit, is_out_of_memory
 from dynconf.evidence import SCALES, RunningSum, statistics_of
 from dynconf.leads import Leads
 from dynconf.recording import (
@@ -22,13 +22,12 @@ from dynconf.recording import (
     RecordingError,
     RecordingInfo,
     load_recording,
-    read_shard,
     shard_path,
-    write_header,
     write_shard,
 )
+from dynconf.shards import Batches, Gap, batches_of, finished_shards, gaps_in, join_shards
 
-Batches = Iterable[tuple[Tensor, Tensor]]
+__all__ = ["RecordingReport", "StepwiseNetwork", "is_out_of_memory", "record", "record_shards", "simulate"]
 
 
 class StepwiseNetwork(Protocol):
@@ -80,6 +79,7 @@ def record(
     shard_size: int = SHARD,
     progress: Callable[[int], None] | None = None,
     report: RecordingReport | None = None,
+    limit: BatchLimit | None = None,
 ) -> Recording:
     """Run every image for all timesteps and return the recording.
 
@@ -89,74 +89,158 @@ def record(
             which makes resuming free.
         timesteps: T.
         split: `train`, `calibration` or `test`; policies refuse to be fitted on `test`.
-        folder: where shards go. A finished recording there is returned; an unfinished one is resumed.
+        folder: where shards go. A finished recording there is returned; of an unfinished one only those shards are
+            simulated that are missing, wherever they are (see `record_shards`).
         identity: says which network and data this is; a folder with another identity is an error.
         keep: `logits`, `statistics`, or `auto` (logits while T x K is small).
         scales: smoothing scales for the statistics.
         shard_size: images a shard. Unless batches straddle shards, a resumed recording equals an unbroken one bit for bit.
         progress: called with the number of images done since the last call.
         report: filled with what happened.
+        limit: how many images are simulated together at most. It is halved where memory runs out and stays so; calls that
+            share one share what was found.
 
     Raises:
         RecordingError: the folder holds another recording, the logits are not finite, or there are no images.
     """
-    if timesteps < 1:
-        raise ValueError(f"timesteps must be at least 1, got {timesteps}")
-    if keep not in ("auto", "logits", "statistics"):
-        raise ValueError(f"keep must be auto, logits or statistics, not {keep!r}")
     report = RecordingReport() if report is None else report
-    folder = Path(folder) if folder is not None else None
-    if folder is not None and (folder / HEADER).exists():
+    settings = _Settings(timesteps, split, identity, keep, scales, shard_size, progress, report, limit or BatchLimit())
+    if folder is None:
+        parts = [part for _, part in _shards(network, loader, [Gap(0, 0)], None, settings)]
+        if not parts:
+            raise RecordingError("there are no images to record")
+        images = sum(map(len, parts))
+        return Recording.joined((parts.pop(0) for _ in range(len(parts))), images)
+    folder = Path(folder)
+    if (folder / HEADER).exists():
         finished = load_recording(folder)
-        if (finished.info.identity, finished.split, finished.timesteps) != (identity, split, timesteps):
-            raise RecordingError(f"{folder} belongs to another recording; remove it or record elsewhere")
-        report.resumed_images = len(finished)
-        if progress is not None:
-            progress(len(finished))
+        settings.check_owner(folder, finished.info)
+        settings.resumed(len(finished))
         return finished
-
-    done = _resume(folder, identity, split, timesteps)
-    parts = [part for part, _ in done]
-    by_site = not parts or parts[0].site_spikes is not None
-    checksums = [checksum for _, checksum in done]
-    report.resumed_images = sum(len(part) for part in parts)
-    if progress is not None and report.resumed_images:
-        progress(report.resumed_images)
-    simulated = _simulate_all(
-        network, _from_image(loader, report.resumed_images), timesteps, split, identity, keep, scales, report, progress
-    )
-    for part in _in_shards(simulated, shard_size, by_site):
-        if folder is not None:
-            checksums.append(write_shard(shard_path(folder, len(parts)), part))
-        parts.append(part)
-    if not parts:
-        raise RecordingError("there are no images to record")
-    if folder is not None:
-        write_header(folder, parts[0].info, sum(len(part) for part in parts), checksums)
-    return Recording.concatenate(parts)
+    _write_missing(network, loader, None, folder, settings)
+    return join_shards(folder, identity=identity, split=split, timesteps=timesteps)
 
 
-def _resume(folder: Path | None, identity: str, split: str, timesteps: int) -> list[tuple[Recording, str]]:
-    """The shards that are already there, each with its sha256."""
-    found: list[tuple[Recording, str]] = []
-    while folder is not None and (path := shard_path(folder, len(found))).exists():
-        part = read_shard(path)
-        if (part.info.identity, part.split, part.timesteps) != (identity, split, timesteps):
-            raise RecordingError(f"{path} belongs to another recording; remove {folder} or record elsewhere")
-        found.append((part, hashlib.sha256(path.read_bytes()).hexdigest()))
-    return found
+def record_shards(
+    network: StepwiseNetwork,
+    loader: Batches | Callable[[int], Batches],
+    shards: Sequence[int],
+    *,
+    timesteps: int,
+    folder: Path | str,
+    split: str = "unknown",
+    identity: str = "",
+    keep: str = "auto",
+    scales: tuple[float, ...] = SCALES,
+    shard_size: int = SHARD,
+    progress: Callable[[int], None] | None = None,
+    report: RecordingReport | None = None,
+    limit: BatchLimit | None = None,
+    before_shard: Callable[[int], None] | None = None,
+) -> None:
+    """Simulate some of the shards of a recording, those of them that are not in the folder yet.
+
+    So several processes can each do a part of one recording, in one folder and in any order; two that do the same shard
+    write the same bytes. `dynconf.shards.join_shards` makes them a recording once all are there; so does `record`, which
+    does what is missing itself. Only one shard is in memory at a time.
+
+    Args:
+        network, timesteps, folder, split, identity, keep, scales, progress, report, limit: as for `record`.
+        loader: batches of all images, as for `record`; it is read no further than the last of these shards.
+        shards: their numbers; shard n has the images from n x `shard_size` on.
+        shard_size: images a shard, the same for all processes.
+        before_shard: called with the number of each shard that is about to be written.
+
+    Raises:
+        RecordingError: the folder holds another recording, the logits are not finite, or there are no images for a shard.
+    """
+    report = RecordingReport() if report is None else report
+    settings = _Settings(timesteps, split, identity, keep, scales, shard_size, progress, report, limit or BatchLimit())
+    _write_missing(network, loader, shards, Path(folder), settings, before_shard)
 
 
-def _from_image(loader: Batches | Callable[[int], Batches], first: int) -> Iterator[tuple[Tensor, Tensor]]:
-    if callable(loader):
-        yield from loader(first)
-        return
-    seen = 0
-    for images, labels in loader:
-        skip = min(max(first - seen, 0), len(labels))
-        seen += len(labels)
-        if skip < len(labels):
-            yield images[skip:], labels[skip:]
+@dataclass(frozen=True)
+class _Settings:
+    """What is the same for all shards."""
+
+    timesteps: int
+    split: str
+    identity: str
+    keep: str
+    scales: tuple[float, ...]
+    shard_size: int
+    progress: Callable[[int], None] | None
+    report: RecordingReport
+    limit: BatchLimit
+
+    def __post_init__(self) -> None:
+        if self.timesteps < 1:
+            raise ValueError(f"timesteps must be at least 1, got {self.timesteps}")
+        if self.keep not in ("auto", "logits", "statistics"):
+            raise ValueError(f"keep must be auto, logits or statistics, not {self.keep!r}")
+        if self.shard_size < 1:
+            raise ValueError(f"a shard must have at least one image, got {self.shard_size}")
+
+    def check_owner(self, path: Path, info: RecordingInfo) -> None:
+        """Raises RecordingError unless what is at `path` belongs to this recording."""
+        if (info.identity, info.split, info.timesteps) != (self.identity, self.split, self.timesteps):
+            raise RecordingError(f"{path} belongs to another recording; remove it or record elsewhere")
+
+    def resumed(self, images: int) -> None:
+        """Images that were there already."""
+        self.report.resumed_images = images
+        if images:
+            self.done(images)
+
+    def done(self, images: int) -> None:
+        """Images that are there now."""
+        if self.progress is not None:
+            self.progress(images)
+
+
+def _write_missing(
+    network: StepwiseNetwork,
+    loader: Batches | Callable[[int], Batches],
+    shards: Sequence[int] | None,
+    folder: Path,
+    settings: _Settings,
+    before_shard: Callable[[int], None] | None = None,
+) -> None:
+    """Write those of the shards (None: of all shards) that are not there."""
+    there = finished_shards(folder, identity=settings.identity, split=settings.split, timesteps=settings.timesteps)
+    by_site = next(iter(there.values())).by_site if there else None
+    lengths = {number: label.images for number, label in there.items()}
+    settings.resumed(sum(images for number, images in lengths.items() if shards is None or number in shards))
+    gaps = gaps_in(lengths, shards, settings.shard_size)
+    for number, part in _shards(network, loader, gaps, by_site, settings, max(lengths, default=-1)):
+        if before_shard is not None:
+            before_shard(number)
+        write_shard(shard_path(folder, number), part)
+
+
+def _shards(
+    network: StepwiseNetwork,
+    loader: Batches | Callable[[int], Batches],
+    gaps: Sequence[Gap],
+    by_site: bool | None,
+    settings: _Settings,
+    last: int = -1,
+) -> Iterator[tuple[int, Recording]]:
+    """The shards of the gaps, each with its number; `last` is the highest number of those that are there already.
+
+    Only the last shard of a recording may be smaller than the others. Raises RecordingError if the images end before.
+    """
+    last = max([last, *(gap.last for gap in gaps if gap.last is not None)])
+    for gap, batches in batches_of(loader, gaps):
+        number = gap.number
+        parts = _simulate_all(network, batches, settings)
+        for part in _in_shards(parts, settings.shard_size, by_site is not False):
+            if len(part) < settings.shard_size and number < last:
+                raise RecordingError(f"the images end in shard {number}, but there is to be a shard {last}")
+            yield number, part
+            number += 1
+        if gap.last is not None and number <= gap.last:
+            raise RecordingError(f"there are no images for shard {number}")
 
 
 @dataclass(frozen=True)
@@ -195,66 +279,40 @@ class _Part:
 
 
 def _simulate_all(
-    network: StepwiseNetwork,
-    batches: Iterator[tuple[Tensor, Tensor]],
-    timesteps: int,
-    split: str,
-    identity: str,
-    keep: str,
-    scales: tuple[float, ...],
-    report: RecordingReport,
-    progress: Callable[[int], None] | None,
+    network: StepwiseNetwork, batches: Iterator[tuple[Tensor, Tensor]], settings: _Settings
 ) -> Iterator[_Part]:
     for images, labels in batches:
-        for arrays, num_classes in _halving(network, images, labels, timesteps, keep, scales, report):
-            site_spikes = arrays.pop("site_spikes", None)
-            info = RecordingInfo(
-                split=split,
-                timesteps=timesteps,
-                num_classes=num_classes,
-                prelude_steps=network.prelude_steps,
-                macs_once=int(getattr(network, "macs_once", 0)),
-                identity=identity,
-                macs_per_timestep=int(getattr(network, "macs_per_timestep", 0)),
-                scales=() if "logits" in arrays else scales,
-                counts_spikes=bool(getattr(network, "counts_spikes", True)),
-                counts_synops=bool(getattr(network, "counts_synops", True)),
-            )
-            sites = () if site_spikes is None else tuple(site.name for site in network.sites)  # type: ignore[attr-defined]
-            yield _Part(Recording.from_tensors(info, arrays), site_spikes, sites)
-        if progress is not None:
-            progress(len(labels))
+        yield from _simulate_batch(network, images, labels, settings)
+        settings.done(len(labels))
 
 
-def _halving(
-    network: StepwiseNetwork,
-    images: Tensor,
-    labels: Tensor,
-    timesteps: int,
-    keep: str,
-    scales: tuple[float, ...],
-    report: RecordingReport,
-) -> Iterator[tuple[dict[str, Tensor], int]]:
-    """Simulate a batch; where memory runs out, its halves one after the other (the numbers are the same)."""
+def _simulate_batch(network: StepwiseNetwork, images: Tensor, labels: Tensor, settings: _Settings) -> Iterator[_Part]:
+    before = settings.limit.halvings
     try:
-        outcome = simulate(network, images, labels, timesteps, keep, scales)
-    except (RuntimeError, MemoryError) as error:
-        if len(labels) == 1 or not is_out_of_memory(error):
-            raise
-    else:
-        yield outcome
-        return
-    report.oom_halvings += 1
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    half = len(labels) // 2
-    for part in (slice(0, half), slice(half, None)):
-        yield from _halving(network, images[part], labels[part], timesteps, keep, scales, report)
+        yield from settings.limit.parts(
+            len(labels), lambda part: _simulated(network, images[part], labels[part], settings)
+        )
+    finally:
+        settings.report.oom_halvings += settings.limit.halvings - before
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out: torch names it on GPUs, but on the CPU only in the message."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+def _simulated(network: StepwiseNetwork, images: Tensor, labels: Tensor, settings: _Settings) -> _Part:
+    arrays, num_classes = simulate(network, images, labels, settings.timesteps, settings.keep, settings.scales)
+    site_spikes = arrays.pop("site_spikes", None)
+    info = RecordingInfo(
+        split=settings.split,
+        timesteps=settings.timesteps,
+        num_classes=num_classes,
+        prelude_steps=network.prelude_steps,
+        macs_once=int(getattr(network, "macs_once", 0)),
+        identity=settings.identity,
+        macs_per_timestep=int(getattr(network, "macs_per_timestep", 0)),
+        scales=() if "logits" in arrays else settings.scales,
+        counts_spikes=bool(getattr(network, "counts_spikes", True)),
+        counts_synops=bool(getattr(network, "counts_synops", True)),
+    )
+    sites = () if site_spikes is None else tuple(site.name for site in network.sites)  # type: ignore[attr-defined]
+    return _Part(Recording.from_tensors(info, arrays), site_spikes, sites)
 
 
 @torch.no_grad()

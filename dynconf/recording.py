@@ -7,7 +7,8 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +20,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from dynconf.evidence import SCALES, TOP, LogitEvidence, StatisticEvidence
+from dynconf.joining import Joined
 from dynconf.leads import WINDOWS
 
 FORMAT = 1
@@ -314,13 +316,24 @@ class Recording:
 
         What only some of the parts have (spikes per layer, leads) is dropped.
         """
-        stored = [part.tensors() for part in parts]
-        names = [name for name in stored[0] if name != "site_spikes" and all(name in part for part in stored)]
-        joined = {name: torch.cat([part[name] for part in stored]) for name in names}
-        sites = [part.site_spikes for part in parts if part.site_spikes is not None]
-        if len(sites) < len(parts):
-            return cls._assembled(dataclasses.replace(parts[0].info, sites=()), joined)
-        return cls._assembled(parts[0].info, {**joined, "site_spikes": torch.stack(sites).sum(0)})
+        return cls.joined(parts, sum(map(len, parts)))
+
+    @classmethod
+    def joined(cls, parts: Iterable[Recording], images: int) -> Recording:
+        """As `concatenate`, of parts that have so many images together; each can be forgotten as soon as it has been taken."""
+        joined = Joined(images, summed=("site_spikes",))
+        info: RecordingInfo | None = None
+        for part in parts:
+            info = part.info if info is None else info
+            with _as_recording_error():
+                joined.add(part.tensors())
+        if info is None:
+            raise RecordingError("there are no parts to join")
+        with _as_recording_error():
+            arrays = joined.arrays()
+        if "site_spikes" not in arrays:
+            info = dataclasses.replace(info, sites=())
+        return cls._assembled(info, arrays)
 
     def take(self, indices: Tensor) -> Recording:
         """The images at `indices`, in that order. Spikes per layer are known of all images together only, and dropped."""
@@ -392,19 +405,70 @@ def write_shard(path: Path, part: Recording) -> str:
 
 def read_shard(path: Path, info: RecordingInfo | None = None) -> Recording:
     """Read one shard. Raises RecordingError if it is damaged or belongs to another recording than `info`."""
-    try:
+    return read_shard_with_checksum(path, info)[0]
+
+
+def read_shard_with_checksum(path: Path, info: RecordingInfo | None = None) -> tuple[Recording, str]:
+    """As `read_shard`, and the sha256 of the bytes that were read."""
+    with _naming_damage(path):
         content = path.read_bytes()
+    return _parsed_shard(content, path, info), hashlib.sha256(content).hexdigest()
+
+
+def _parsed_shard(content: bytes, path: Path, info: RecordingInfo | None) -> Recording:
+    with _naming_damage(path):
         header_length = int.from_bytes(content[:8], "little")
         header = json.loads(content[8 : 8 + header_length])
         tensors = load(content)
         sites = json.loads(bytes(tensors.pop(SITES).tolist())) if SITES in tensors else ()
         own = RecordingInfo.from_dict(json.loads(header["__metadata__"]["info"]), sites)
         part = Recording.from_tensors(own, tensors)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
-        raise RecordingError(f"{path} is not a complete shard of a recording: {error}") from error
     if info is not None and own != info:
         raise RecordingError(f"{path} belongs to another recording; remove {path.parent} or record elsewhere")
     return part
+
+
+@dataclass(frozen=True)
+class ShardLabel:
+    """What a shard says about itself, its arrays unread: `info` without the names of layers, number of images, whether it has
+    spikes per layer.
+    """
+
+    info: RecordingInfo
+    images: int
+    by_site: bool
+
+
+def read_shard_label(path: Path) -> ShardLabel:
+    """Read the first bytes of a shard. Raises RecordingError if it is cut short or is no shard; arrays are not looked at."""
+    with _naming_damage(path):
+        size = path.stat().st_size
+        with path.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            if length > size:
+                raise ValueError("it is cut short")
+            header = json.loads(stream.read(length))
+        info = RecordingInfo.from_dict(json.loads(header.pop("__metadata__")["info"]))
+        if 8 + length + max(array["data_offsets"][1] for array in header.values()) != size:
+            raise ValueError("it is cut short or has bytes at its end")
+        (images,) = header["labels"]["shape"]
+        return ShardLabel(info, int(images), "site_spikes" in header)
+
+
+@contextmanager
+def _as_recording_error() -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise RecordingError(str(error)) from error
+
+
+@contextmanager
+def _naming_damage(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+        raise RecordingError(f"{path} is not a complete shard of a recording: {error}") from error
 
 
 def write_header(folder: Path, info: RecordingInfo, images: int, checksums: Sequence[str]) -> Path:
@@ -440,16 +504,28 @@ def _load_folder(folder: Path) -> Recording:
         raise RecordingError(f"{folder} holds no complete recording: {error}") from error
     if not checksums or not images:
         raise RecordingError(f"{folder} holds a recording without images")
-    parts = []
-    for number, checksum in enumerate(checksums):
-        path = shard_path(folder, number)
-        if not path.exists() or hashlib.sha256(path.read_bytes()).hexdigest() != checksum:
-            raise RecordingError(f"{path} is missing or damaged")
-        parts.append(read_shard(path, info))
-    recording = Recording.concatenate(parts)
-    if len(recording) != images:
-        raise RecordingError(f"{folder}: {len(recording)} images, its header says {images}")
+    paths = [shard_path(folder, number) for number in range(len(checksums))]
+    found = sum(map(_images_announced, paths))
+    parts = (_checked_shard(path, checksum, info) for path, checksum in zip(paths, checksums, strict=True))
+    recording = Recording.joined(parts, found)
+    if found != images:
+        raise RecordingError(f"{folder}: {found} images, its header says {images}")
     return recording
+
+
+def _checked_shard(path: Path, checksum: str, info: RecordingInfo) -> Recording:
+    content = path.read_bytes() if path.exists() else b""
+    if hashlib.sha256(content).hexdigest() != checksum:
+        raise RecordingError(f"{path} is missing or damaged")
+    return _parsed_shard(content, path, info)
+
+
+def _images_announced(path: Path) -> int:
+    """How many images a shard says it has; 0 if it is none, which reading it is going to tell."""
+    try:
+        return read_shard_label(path).images
+    except RecordingError:
+        return 0
 
 
 def write_file(path: Path, content: bytes) -> None:

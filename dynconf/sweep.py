@@ -77,7 +77,7 @@ def exit_table(scores: Tensor, thresholds: Tensor) -> Tensor:
     position = torch.searchsorted(thresholds, peaks.contiguous())
     table = torch.zeros(len(scores), len(thresholds) + 1, dtype=torch.int16)
     table.scatter_add_(1, position, torch.ones_like(position, dtype=torch.int16))
-    return table[:, :-1].cumsum(1, dtype=torch.int16) + 1
+    return table[:, :-1].cumsum(1, dtype=torch.int16).add_(1)
 
 
 def refuse_nan(scores: Tensor) -> Tensor:

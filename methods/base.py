@@ -119,7 +119,7 @@ class ConversionMethod(ABC):
         return graph.train(ann.training)
 
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """What training minimises, from the prepared network's output in training mode and labels [B]."""
+        """What training minimises, from the prepared network's output in training mode and labels [B], or shares [B, K]."""
         return F.cross_entropy(outputs, labels)
 
     def finish_preparation(self, graph: fx.GraphModule) -> None:  # noqa: B027  (most methods add nothing)

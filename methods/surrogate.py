@@ -194,5 +194,6 @@ class Surrogate(ConversionMethod):
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """TET: cross entropy of every timestep's logits [T, B, K], and their squared distance from 1."""
         steps, _, classes = outputs.shape
-        right = F.cross_entropy(outputs.reshape(-1, classes), labels.repeat(steps))
+        wanted = labels.repeat(steps, *[1] * (labels.dim() - 1))
+        right = F.cross_entropy(outputs.reshape(-1, classes), wanted)
         return (1 - self.tet) * right + self.tet * (outputs - 1).square().mean()

@@ -1,4 +1,6 @@
-"""Cells as submitit jobs that survive preemption: what is recorded stays on disk, and the requeued job goes on there."""
+"""Cells, or slices of them, as submitit jobs that survive preemption: what is recorded stays on disk, and the requeued job goes
+on there.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +13,8 @@ import submitit
 from submitit.helpers import Checkpointable, DelayedSubmission
 
 from benchmark.records import ResultRecord
-from benchmark.runner import run_in_folder
-from benchmark.spec import Cell, ExecSpec
+from benchmark.runner import SliceResult, run_in_folder, run_slice_in_folder
+from benchmark.spec import Cell, ExecSpec, Slice
 
 
 @dataclass
@@ -25,6 +27,22 @@ class RunCell(Checkpointable):
 
     def __call__(self) -> ResultRecord:
         return run_in_folder(self.cell, self.results, self.execution)
+
+    def checkpoint(self, *args: Any, **kwargs: Any) -> DelayedSubmission:
+        """Requeue as it is: the runner finds the finished shards by itself."""
+        return DelayedSubmission(self)
+
+
+@dataclass
+class RunSlice(Checkpointable):
+    """A slice of one cell as a callable job; `execution` says which. `benchmark.collecting` makes the record of all slices."""
+
+    cell: Cell
+    results: Path
+    execution: ExecSpec
+
+    def __call__(self) -> SliceResult:
+        return run_slice_in_folder(self.cell, self.results, self.execution)
 
     def checkpoint(self, *args: Any, **kwargs: Any) -> DelayedSubmission:
         """Requeue as it is: the runner finds the finished shards by itself."""
@@ -50,8 +68,36 @@ def submit(
         execution: batch size, device and the like.
         parameters: of `submitit.AutoExecutor.update_parameters`, for example timeout_min, slurm_partition, gpus_per_node.
     """
+    jobs = [RunCell(cell, results, execution or ExecSpec()) for cell in cells]
+    return _submit(jobs, logs, cluster, parameters)
+
+
+def submit_slices(
+    cells: Sequence[Cell],
+    slices: int,
+    results: Path,
+    logs: Path,
+    *,
+    cluster: str = "slurm",
+    execution: ExecSpec | None = None,
+    parameters: Mapping[str, Any] | None = None,
+) -> list[submitit.Job[SliceResult]]:
+    """Submit so many jobs per cell, each of which records a slice of it, as one array.
+
+    When they are done `benchmark.collecting` makes the records. Arguments as those of `submit`.
+    """
+    jobs = [
+        RunSlice(cell, results, (execution or ExecSpec()).model_copy(update={"slice": Slice(number=number, of=slices)}))
+        for cell in cells
+        for number in range(1, slices + 1)
+    ]
+    return _submit(jobs, logs, cluster, parameters)
+
+
+def _submit(
+    jobs: Sequence[RunCell] | Sequence[RunSlice], logs: Path, cluster: str, parameters: Mapping[str, Any] | None
+) -> list[submitit.Job[Any]]:
     executor = submitit.AutoExecutor(folder=logs / "%A" if cluster == "slurm" else logs, cluster=cluster)
     executor.update_parameters(**{"name": "dynconf-bench", **(parameters or {})})
-    jobs = [RunCell(cell, results, execution or ExecSpec()) for cell in cells]
     with executor.batch():
         return [executor.submit(job) for job in jobs]

@@ -17,6 +17,7 @@ SHARED = ROOT.parent / "shared"
 
 # The networks here are tiny, and some tests run several processes at once: more threads only get in each other's way.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.pop("DYNCONF_BENCH_ZOO", None)
 # Folders like tests/methods must not be taken for the packages of the same name.
 sys.path.insert(0, str(ROOT))
 

@@ -11,18 +11,11 @@ from torch import nn
 from benchmark import registry
 from benchmark.backbones.resnet import resnet20
 from benchmark.backbones.small_cnn import small_cnn
-from benchmark.checkpoints import (
-    Card,
-    likely_backbone,
-    load_into,
-    locate,
-    read_card,
-    read_weights,
-    write_checkpoint,
-    zoo,
-)
-from benchmark.errors import CheckpointError, UsageError
+from benchmark.card import Card, read_card
+from benchmark.checkpoints import as_stored, likely_backbone, load_into, read_weights, write_checkpoint
+from benchmark.errors import CheckpointError
 from benchmark.foreign import from_akamaster
+from benchmark.locating import zoo
 from methods.qcfs import QCFS
 
 
@@ -83,6 +76,12 @@ def test_half_precision_narrows_weights_and_nothing_else(tmp_path):
         assert torch.equal(found[name], value.half().float() if narrow else value)
         assert found[name].dtype == value.dtype
     assert kinds == {(True, torch.float16), (False, torch.float32), (False, torch.int64)}
+    rounded = as_stored(state, half=True)
+    assert rounded.keys() == stored.keys()
+    assert all(
+        rounded[name].dtype == stored[name].dtype and torch.equal(rounded[name], stored[name]) for name in stored
+    )
+    assert all(torch.equal(value, state[name]) for name, value in as_stored(state).items())
 
 
 @pytest.mark.parametrize(
@@ -111,20 +110,7 @@ def test_a_safetensors_file_without_a_card(tmp_path):
     assert read_weights(tmp_path / "net.safetensors")["a"].dtype == torch.float32
 
 
-# Where checkpoints are
-
-
-def test_locate(tmp_path, monkeypatch):
-    (tmp_path / "net.pt").touch()
-    assert locate(str(tmp_path / "net.pt")) == tmp_path / "net.pt"
-    for missing in ("none.pt", str(tmp_path)):
-        with pytest.raises(CheckpointError, match="does not exist"):
-            locate(missing)
-    monkeypatch.setattr("benchmark.checkpoints.zoo", lambda: {"cifar10-resnet20": tmp_path / "net.pt"})
-    assert locate("zoo:cifar10-resnet20") == tmp_path / "net.pt"
-    with pytest.raises(UsageError, match="unknown checkpoint 'cifar-resnet20'") as refused:
-        locate("zoo:cifar-resnet20")
-    assert "'cifar10-resnet20'" in str(refused.value) and "list checkpoints" in str(refused.value)
+# Fitting
 
 
 def test_every_checkpoint_of_the_zoo_fits_its_card():
@@ -134,9 +120,6 @@ def test_every_checkpoint_of_the_zoo_fits_its_card():
         method = registry.load("methods", found.method)(**found.method_options)
         ann = registry.load("models", found.model)(found.in_channels, found.num_classes)
         load_into(method.prepare(ann), read_weights(path), path, found.model)
-
-
-# Fitting
 
 
 @pytest.mark.parametrize("name", registry.names("models"))
@@ -162,6 +145,56 @@ def test_what_does_not_fit_is_named(tmp_path):
     assert message.startswith(f"{tmp_path / 'net.pt'} does not fit small-cnn; missing: features.0.weight")
     assert "not known: bn1.bias" in message and " more" in message
     assert "It looks like 'resnet20': try --model resnet20." in message
+
+
+def written(tmp_path, state, **changes):
+    path = tmp_path / "net.safetensors"
+    write_checkpoint(path, state, card(**changes))
+    return path
+
+
+def test_a_card_for_other_weights_is_not_believed(tmp_path):
+    """Without this the two messages would send a user from one model to the other and back."""
+    path = written(tmp_path, QCFS().prepare(small_cnn()).state_dict(), model="resnet20")
+    with pytest.raises(CheckpointError) as refused:
+        load_into(QCFS().prepare(resnet20()), read_weights(path), path, "resnet20")
+    message = str(refused.value)
+    assert message.startswith(f"{path} does not fit resnet20; missing: bn1.bias") and "features.0.weight" in message
+    assert "Its card says qcfs on resnet20 with 10 classes, but the weights look like 'small-cnn'" in message
+    assert "try --model" not in message
+
+
+def test_a_card_that_names_other_activations(tmp_path):
+    path = written(tmp_path, QCFS().prepare(small_cnn()).state_dict(), method="qffs", method_options={"levels": 3})
+    with pytest.raises(CheckpointError) as refused:
+        load_into(
+            registry.load("methods", "qffs")(levels=3).prepare(small_cnn()), read_weights(path), path, "small-cnn"
+        )
+    message = str(refused.value)
+    assert "missing: features.2.step" in message and "not known: features.2.threshold" in message
+    assert "Its card says qffs on small-cnn with 10 classes, but the weights differ" in message
+
+
+def test_the_card_is_not_blamed_for_a_wrong_request(tmp_path):
+    path = written(tmp_path, QCFS().prepare(small_cnn()).state_dict())
+    with pytest.raises(CheckpointError) as refused:
+        load_into(QCFS().prepare(resnet20()), read_weights(path), path, "resnet20")
+    assert "It looks like 'small-cnn': try --model small-cnn." in str(refused.value)
+    assert "Its card" not in str(refused.value)
+
+
+def test_integers_in_the_place_of_real_weights(tmp_path):
+    state = {**small_cnn().state_dict(), "head.bias": torch.ones(10, dtype=torch.int8)}
+    with pytest.raises(
+        CheckpointError, match=r"net\.pt does not fit small-cnn; integers, not real numbers: head\.bias"
+    ):
+        load_into(small_cnn(), state, tmp_path / "net.pt", "small-cnn")
+
+
+def test_weights_that_are_there_twice(tmp_path):
+    torch.save({"a": torch.ones(2), "module.a": torch.zeros(2)}, tmp_path / "net.pt")
+    with pytest.raises(CheckpointError, match="holds weights twice"):
+        read_weights(tmp_path / "net.pt")
 
 
 def test_weights_are_loaded(tmp_path):

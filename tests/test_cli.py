@@ -155,11 +155,11 @@ def test_list(cli, call, tmp_path, kind, name):
 
 
 def test_list_checkpoints_shows_the_cards_of_the_zoo(call, make_checkpoint, monkeypatch, tmp_path):
-    path = make_checkpoint(tmp_path / "mine.safetensors", calibration_accuracy=0.5)
-    monkeypatch.setattr("benchmark.checkpoints.zoo", lambda: {"mine": path})
+    make_checkpoint(tmp_path / "mine.safetensors", calibration_accuracy=0.5)
+    monkeypatch.setenv("DYNCONF_BENCH_ZOO", str(tmp_path))
     assert json.loads(call("list", "checkpoints", "--json").out)["zoo:mine"]["dataset"] == "digits"
-    row = call("list", "checkpoints").out.splitlines()[-1].split()
-    assert row == ["zoo:mine", "digits", "small-cnn", "qcfs", "0.5"]
+    (row,) = [line.split() for line in call("list", "checkpoints").out.splitlines() if "zoo:mine" in line]
+    assert row == ["zoo:mine", str(tmp_path), "digits", "small-cnn", "qcfs", "50.00%", "0.10", "MB"]
 
 
 def test_list_checkpoints_of_the_real_zoo(call):

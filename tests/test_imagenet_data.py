@@ -14,7 +14,8 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmark.checkpoints import Card, read_weights
+from benchmark.card import Card
+from benchmark.checkpoints import read_weights
 from benchmark.data import encoded, imagenet
 from benchmark.data.decoding import decode
 from benchmark.data.digits import Digits
@@ -195,7 +196,7 @@ def test_geometry_goes_through_json(preprocessing):
     ],
 )
 def test_an_impossible_geometry_in_a_card_is_refused(geometry, said, make_checkpoint, tmp_path):
-    from benchmark.checkpoints import read_card
+    from benchmark.card import read_card
 
     path = make_checkpoint(tmp_path / "a.safetensors")
     card = read_card(path)
@@ -267,11 +268,12 @@ def test_what_is_not_there(tmp_path, monkeypatch):
     with pytest.raises(DatasetMissing) as missing:
         ImageNet(tmp_path)
     said = str(missing.value)
-    for name in ("data/validation-*.parquet", "validation-*.parquet", "val/<wnid>/*.JPEG"):
+    for name in ("data/validation-*.parquet", "validation-*.parquet", "val/<wnid>/*.JPEG", "val/ILSVRC2012_val_*.JPEG"):
         assert f"{tmp_path}/{name}" in said
     assert "python -m benchmark prepare imagenet --data-dir" in said
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(DatasetMissing, match="data/imagenet/val"):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    with pytest.raises(DatasetMissing, match=r"data/imagenet/val.*the Hugging Face cache of ILSVRC/imagenet-1k"):
         ImageNet()
 
 
@@ -291,7 +293,7 @@ def test_prepare_says_which_files_to_put_where(call, tmp_path):
 def test_splits(copy):
     source = copy()
     assert source.splits == ("calibration", "test")
-    with pytest.raises(UsageError, match="training on ImageNet is not there yet"):
+    with pytest.raises(UsageError, match="this copy of imagenet has no training images"):
         source.split("train")
     with pytest.raises(UsageError, match="unknown split 'val'; there are calibration, test"):
         source.split("val")
@@ -609,6 +611,7 @@ def test_the_real_copy(real):
         "unofficial split: every second image is calibration",
     )
     assert [len(real.split(name)) for name in real.splits] == [125, 125]
+    assert [real.split(name).fingerprint for name in real.splits] == ["932f59a24a84", "d693abf42eb8"]
     assert np.unique(np.concatenate([real.split(name).labels for name in real.splits])).size == 218
 
 

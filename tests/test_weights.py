@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 import torch
@@ -12,7 +13,11 @@ import methods
 from benchmark import weights
 from benchmark.backbones.small_cnn import small_cnn
 from benchmark.card import read_card
+from benchmark.errors import CheckpointError, UsageError
+from benchmark.locating import resolve
 from benchmark.records import parse_record
+from benchmark.spec import Cell
+from benchmark.store import sha256_of
 
 EVERY = sorted(methods.METHODS)
 
@@ -232,3 +237,104 @@ def test_a_network_of_timm_by_name(run):
     assert document["spec"]["model"] == "timm:test_resnet" and document["ann"]["accuracy"]["value"] > 0.5
     wrong = run("--method", "ltb", "--dataset", "synthetic", "--model", "timm:test_resnot")
     assert wrong.code == 2 and "test_resnet" in wrong.err
+
+
+# Weights of the zoo, shipped and local
+
+
+@pytest.fixture
+def local_zoo(monkeypatch, tmp_path, make_checkpoint):
+    """A function that puts a checkpoint into one of two local folders, `a` before `b`; nothing of this machine is seen."""
+    monkeypatch.setenv("DYNCONF_BENCH_ZOO", os.pathsep.join(str(tmp_path / name) for name in "ab"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "no cache"))
+
+    def put(place, **card):
+        path = tmp_path / f"{place}.safetensors"
+        path.parent.mkdir(exist_ok=True)
+        return make_checkpoint(path, **{"method_options": {"levels": 4}, **card})
+
+    return put
+
+
+def chosen(method="qcfs", dataset="digits", model="small-cnn", **options):
+    return weights.find(Cell(method=method, dataset=dataset, method_options=options), model, False)
+
+
+def test_weights_of_a_local_folder_are_found_by_their_card(local_zoo):
+    path = local_zoo("a/mine")
+    local_zoo("a/other-model", model="resnet20")
+    local_zoo("a/other-data", dataset="synthetic")
+    for method in EVERY:
+        if methods.METHODS[method].network == "quantised":
+            source = chosen(method)
+            assert (source.path, source.name, source.card) == (path, "mine.safetensors", read_card(path))
+        else:
+            with pytest.raises(UsageError, match=f"no weights for {method} on digits with small-cnn"):
+                chosen(method)
+
+
+def test_shipped_weights_come_first_among_equals(local_zoo):
+    shipped = resolve("zoo:cifar10-resnet20-qcfs-l4")
+    local_zoo("a/a-name-before-it", model="resnet20", dataset="cifar10")
+    local_zoo(f"a/{shipped.path.stem}", model="resnet20", dataset="cifar10")
+    found = chosen(dataset="cifar10", model="resnet20")
+    assert (found.path, found.name) == (shipped.path, "zoo:cifar10-resnet20-qcfs-l4")
+    assert chosen("srp", "cifar10", "resnet20").path == shipped.path  # it is trained as QCFS
+
+
+def test_weights_of_the_method_itself_come_before_shipped_ones(local_zoo):
+    own = local_zoo("a/snm", model="resnet20", dataset="cifar10", method="snm")
+    assert chosen("snm", "cifar10", "resnet20").path == own
+    assert chosen("qcfs", "cifar10", "resnet20").name == "zoo:cifar10-resnet20-qcfs-l4"
+
+
+def test_a_file_whose_name_is_taken_is_never_chosen(local_zoo):
+    """`zoo:NAME` finds another file, so nobody who reads that name could find this one."""
+    local_zoo("a/cifar10-resnet20-qcfs-l4", model="resnet20", dataset="cifar10", method="snm")
+    assert chosen("snm", "cifar10", "resnet20").name == "zoo:cifar10-resnet20-qcfs-l4"
+
+
+def test_equals_are_taken_in_the_order_of_the_folders_then_by_name(local_zoo):
+    local_zoo("b/1")
+    assert chosen().name == "1.safetensors"
+    third, second = local_zoo("a/3"), local_zoo("a/2")
+    assert chosen().path == second
+    second.unlink()
+    assert chosen().path == third
+
+
+def test_the_levels_that_are_asked_for_decide(local_zoo):
+    local_zoo("a/1", method_options={"levels": 4})
+    eight = local_zoo("b/2", method_options={"levels": 8})
+    assert chosen().path != eight and chosen(levels="4").path != eight
+    assert chosen(levels="8").path == chosen("qffs", levels="8").path == eight
+
+
+def test_files_that_cannot_be_read_are_passed_over_and_named_if_nothing_fits(local_zoo, tmp_path):
+    good, bad = local_zoo("b/mine"), local_zoo("a/broken")
+    bad.write_bytes(bad.read_bytes()[:-1])
+    (tmp_path / "a" / "text.safetensors").write_text("text")
+    local_zoo("a/plugin", method="my-method")
+    assert chosen().path == good
+    good.unlink()
+    with pytest.raises(UsageError, match="no weights for qcfs") as refused:
+        chosen()
+    assert f"{bad} is not a complete safetensors file" in str(refused.value)
+    assert f"{tmp_path}/a/text.safetensors is not a complete" in str(refused.value)
+    with pytest.raises(CheckpointError, match="not a complete safetensors file"):
+        weights.describe("zoo:broken", "small-cnn")
+
+
+def test_a_run_takes_the_weights_that_fit_and_says_which(run, local_zoo, fresh_registry):
+    from benchmark.data.digits import Digits
+
+    class NotEmbedded(Digits):
+        name = "my-digits"
+
+    fresh_registry.register("datasets", "my-digits", NotEmbedded)
+    path = local_zoo("a/mine", dataset="my-digits")
+    answer = run("--dataset", "my-digits", "--model", "small-cnn", "--method", "qcfs", "--json")
+    assert answer.code == 0, answer.err
+    found = json.loads(answer.out)["spec"]
+    assert found["weights"] == {"source": "mine.safetensors", "sha256": sha256_of(path)}
+    assert found["method_options"]["levels"] == 4

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import tempfile
 import time
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import click
 import torch
 
+from benchmark.bench.resident import peak_memory
 from dynconf.policies import DynamicConfidence
 from dynconf.recorder import record
 
@@ -23,7 +23,7 @@ def memory(images: int, timesteps: int, classes: int, batch_size: int) -> None:
     """Peak memory of recording and judging a data set of ImageNet's size; the network is a source of random logits."""
     labels = torch.randint(0, classes, (images,), generator=torch.Generator().manual_seed(1))
     batches = ((torch.empty(len(part), 1), part) for part in labels.split(batch_size))
-    before = _peak_memory()
+    before = peak_memory()
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         recording = record(
@@ -34,7 +34,7 @@ def memory(images: int, timesteps: int, classes: int, batch_size: int) -> None:
     policy = DynamicConfidence().fit(recording)
     steps = policy.exit_steps(recording).double().mean()
     click.echo(
-        f"{images} images x {timesteps} timesteps x {classes} classes: peak memory {_peak_memory() / 2**30:.2f} GiB "
+        f"{images} images x {timesteps} timesteps x {classes} classes: peak memory {peak_memory() / 2**30:.2f} GiB "
         f"({before / 2**30:.2f} GiB before), {size / 2**20:.0f} MiB on disk, recorded in {middle - start:.0f} s, "
         f"fitted and replayed in {time.perf_counter() - middle:.1f} s (mean {steps:.1f} timesteps) (goal under 2 GiB)"
     )
@@ -57,8 +57,3 @@ class _RandomLogits:
 
     def keep(self, mask: torch.Tensor) -> None:
         self.spikes = self.synops = self.spikes[mask]
-
-
-def _peak_memory() -> int:
-    """Largest resident size of this process so far, in bytes (Linux)."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

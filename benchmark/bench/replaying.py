@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import tempfile
 import time
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from benchmark import evaluation
+from benchmark.bench.resident import peak_memory
 from dynconf.names import POLICIES
 from dynconf.recorder import record
 from dynconf.recording import Recording
@@ -51,11 +51,10 @@ def replaying(images: int, timesteps: int, classes: int, batch_size: int) -> Non
     evaluation.curve(test)
     evaluation.static(test)
     after = time.perf_counter()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux
     click.echo(
         f"  {'oracles and curve':30s} {after - before:6.1f} s\n"
-        f"judged in {after - middle:.1f} s (goal under {GOAL_SECONDS:.0f} s), peak memory {peak / 1e9:.2f} GB, recording "
-        f"included (goal under {GOAL_BYTES / 1e9:.0f} GB)"
+        f"judged in {after - middle:.1f} s (goal under {GOAL_SECONDS:.0f} s), peak memory {peak_memory() / 1e9:.2f} GB, "
+        f"recording included (goal under {GOAL_BYTES / 1e9:.0f} GB)"
     )
 
 

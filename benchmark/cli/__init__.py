@@ -8,10 +8,12 @@ from typing import NoReturn
 
 import click
 
+from benchmark.cli.collect import collect
 from benchmark.cli.doctor import doctor
 from benchmark.cli.leaderboard import leaderboard
 from benchmark.cli.listing import listing
 from benchmark.cli.prepare import prepare
+from benchmark.cli.publish import publish
 from benchmark.cli.records import compare, show
 from benchmark.cli.replay import replay
 from benchmark.cli.report import report
@@ -53,7 +55,21 @@ def cli() -> None:
     """Reference benchmark for low-latency spiking neural networks."""
 
 
-for command in (run, train, replay, report, leaderboard, listing, show, compare, prepare, doctor, selftest):
+for command in (
+    run,
+    collect,
+    train,
+    replay,
+    report,
+    leaderboard,
+    listing,
+    show,
+    compare,
+    prepare,
+    publish,
+    doctor,
+    selftest,
+):
     cli.add_command(command)
 
 

@@ -21,7 +21,12 @@ The folder is a checkpoint like any other:
 @click.argument("checkpoint", metavar="FILE|zoo:NAME")
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="Folder to write; new or empty.")
 @click.option("--name", metavar="[ORG/]NAME", help="Of the repository.  [default: that of the file]")
-@click.option("--license", "license_id", metavar="ID", help="Licence, as the Hub calls it: apache-2.0, mit, other, ...")
+@click.option(
+    "--license",
+    "license_id",
+    metavar="ID",
+    help="Licence, as the Hub calls it.  [default: apache-2.0; unknown for weights that were trained from others]",
+)
 @click.option(
     "--training-record",
     type=click.Path(path_type=Path),

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from benchmark.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, RecordError
+from benchmark.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, RecordError, UsageError
 
 if TYPE_CHECKING:
     from benchmark.records import ResultRecord
     from benchmark.spec import Cell, ExecSpec
 
 EVERY = "all"
+
+
+class BatchSize(click.ParamType):
+    """A number of images, or `auto`."""
+
+    name = "integer from 1, or auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if value == "auto" else click.IntRange(min=1).convert(value, param, ctx)
 
 
 @click.command(
@@ -24,6 +34,7 @@ Examples:
   python -m benchmark run --method all --dataset cifar10 --data-dir DIR --limit 1000
   python -m benchmark run --set levels=8 --timesteps 16 --policy fixed --policy dynamic-confidence
   python -m benchmark run --policy 'dynamic-confidence[scale=30,threshold=0.6]' --json > record.json
+  python -m benchmark run --dataset imagenet --data-dir DIR --batch-size auto --slice 2/3
   python -m benchmark run --method ltb --dataset imagenet --data-dir DIR --model squeezenet1_0 \\
       --checkpoint FILE --preprocessing divisor=1 --preprocessing mean=123,117,104 --preprocessing crop=227"""
 )
@@ -53,7 +64,12 @@ Examples:
 @click.option("--calibration-size", type=click.IntRange(min=1), help="Only the first N calibration images.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of training and bootstrap.")
 @click.option(
-    "--batch-size", type=click.IntRange(min=1), default=64, show_default=True, help="Does not change the result."
+    "--batch-size",
+    type=BatchSize(),
+    default="64",
+    show_default=True,
+    metavar="N|auto",
+    help="Does not change the result; halved where memory runs out. auto: large on a GPU.",
 )
 @click.option("--workers", type=click.IntRange(min=0), default=0, show_default=True, help="Processes that load images.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
@@ -67,6 +83,12 @@ Examples:
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Where the dataset lies.")
 @click.option(
     "--results", type=click.Path(path_type=Path), help="Folder of the records.  [default: leaderboard/results]"
+)
+@click.option(
+    "--slice",
+    "part",
+    metavar="K/N|auto",
+    help="Record only the K-th of N shares, for `collect`; auto: as the SLURM array or torchrun says.",
 )
 @click.option("--measure", is_flag=True, help="Also time both passes on the clock.")
 @click.option("--rerun", is_flag=True, help="Run again even if the record is there.")
@@ -86,12 +108,13 @@ def run(
     limit: int | None,
     calibration_size: int | None,
     seed: int,
-    batch_size: int,
+    batch_size: int | Literal["auto"],
     workers: int,
     device: str,
     precision: str,
     data_dir: Path | None,
     results: Path | None,
+    part: str | None,
     measure: bool,
     rerun: bool,
     plugins: tuple[Path, ...],
@@ -99,12 +122,23 @@ def run(
 ) -> int:
     """Convert, record, stop early, judge: one record of one method on one dataset and backbone.
 
-    Without any flag: QCFS on scikit-learn's digits, with a small network trained in seconds.
+    Without any flag: QCFS on scikit-learn's digits, with a small network trained in seconds. With --slice, several processes
+    record together, and `collect` makes the record.
     """
     from benchmark import registry
     from benchmark.options import parse_preprocessing, parse_settings
+    from benchmark.slices import parse_slice
     from benchmark.spec import Cell, ExecSpec
 
+    own, gpu = (None, None) if part is None else parse_slice(part, os.environ)
+    for wrong, name in (
+        (method == EVERY, "--method all"),
+        (measure, "--measure"),
+        (rerun, "--rerun"),
+        (as_json, "--json"),
+    ):
+        if part is not None and wrong:
+            raise UsageError(f"--slice does not go with {name}: it records a share, and makes no record.")
     for plugin in plugins:
         registry.load_plugin(plugin)
     # Names are checked before torch is imported: a typo should not cost seconds.
@@ -141,7 +175,11 @@ def run(
         rerun=rerun,
         measure=measure,
         plugins=tuple(map(str, plugins)),
+        slice=own,
+        gpu=gpu,
     )
+    if own is not None:
+        return run_one_slice(cell, results, execution)
     if method == EVERY:
         from benchmark.cli.every_method import run_every_method
 
@@ -172,6 +210,39 @@ def run_one(cell: Cell, results: Path | None, execution: ExecSpec) -> ResultReco
     elif record.status == "ok":
         click.echo(f"wrote {store.path(record.spec)}", err=True)
     return record
+
+
+def run_one_slice(cell: Cell, results: Path | None, execution: ExecSpec) -> int:
+    """Do a slice of a cell, and say on stderr what is still missing. Returns the exit code."""
+    from benchmark.collecting import find, missing
+    from benchmark.reporting import Console
+    from benchmark.runner import run_slice
+    from benchmark.store import DEFAULT_RESULTS, ResultStore
+    from dynconf.recording import RecordingError
+
+    store = ResultStore(results or DEFAULT_RESULTS)
+    try:
+        result = run_slice(cell, store, execution, Console())
+    except RecordingError as error:
+        raise RecordError(f"{error}.", "Remove the file and run the slice again: it does what is missing.") from error
+    if result.record is not None:
+        if result.record.status == "ok":
+            click.echo(f"record {result.record.id} was in the store already", err=True)
+        else:
+            click.echo(f"slice {result.slice}: {result.record.status}: {result.record.reason}", err=True)
+        return exit_code(result.record)
+    own = sum(map(len, result.shards.values()))
+    click.echo(
+        f"slice {result.slice} of recording {result.spec.recording_id} is done: shards recorded {result.simulated}, there "
+        f"already {own - result.simulated}",
+        err=True,
+    )
+    for sliced in find(store, [result.spec.id])[0]:
+        for left in missing(sliced):
+            click.echo(f"not there yet: {left}", err=True)
+    where = f" --results {results}" if results else ""
+    click.echo(f"when all slices are done: python -m benchmark collect {result.spec.recording_id}{where}", err=True)
+    return EXIT_OK
 
 
 def exit_code(record: ResultRecord) -> int:

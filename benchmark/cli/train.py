@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from benchmark.training.recipe import AUGMENTATIONS, PRESETS
+from benchmark.training.presets import AUGMENTATIONS, PRESETS
 
 if TYPE_CHECKING:
     from benchmark.training.recipe import Recipe
@@ -22,7 +22,7 @@ Examples:
   torchrun --nproc-per-node 4 -m benchmark train --method qcfs --dataset imagenet --workers 8
 
 \b
-The same command goes on after any stop. Presets (see also: python -m benchmark list presets):
+The same command goes on after any stop. Presets:
 """
     + "\n".join(f"  {name:16} {preset.source}" for name, preset in PRESETS.items())
 )
@@ -180,9 +180,12 @@ def _train(cell: Any, execution: Any, results: Path | None, as_json: bool) -> No
     from benchmark.reporting import Console
     from benchmark.store import DEFAULT_RESULTS, ResultStore
     from benchmark.training.command import train as run_training
+    from benchmark.training.distributed import leading
 
     store = ResultStore(results or DEFAULT_RESULTS)
     record, checkpoint, stored = run_training(cell, store, execution, Console())
+    if not leading():
+        return
     assert record.accuracy is not None
     low, high = record.accuracy.ci95
     click.echo(
@@ -208,7 +211,10 @@ def default_preset(method: str, entry: Any, starts: bool) -> str:
 
 
 def recipe_of(preset: str, changes: dict[str, Any]) -> Recipe:
-    """A preset with what the user changed. Raises UsageError naming what is impossible."""
+    """A preset with what the user changed; its warm-up keeps its share of the epochs.
+
+    Raises UsageError naming what is impossible.
+    """
     from pydantic import ValidationError
 
     from benchmark.errors import UsageError, unknown_name
@@ -221,8 +227,11 @@ def recipe_of(preset: str, changes: dict[str, Any]) -> Recipe:
             if name not in AUGMENTATIONS:
                 raise unknown_name("augmentation", name, AUGMENTATIONS, "python -m benchmark train --help")
         given["augment"] = tuple(names)
+    fields = {**PRESETS[preset].recipe, **given}
+    if "warmup_epochs" not in given and "warmup_epochs" in fields:  # the preset's share of the epochs
+        fields["warmup_epochs"] *= fields["epochs"] / PRESETS[preset].recipe["epochs"]
     try:
-        return Recipe.model_validate({**PRESETS[preset].recipe, **given})
+        return Recipe.model_validate(fields)
     except ValidationError as error:
         first = error.errors()[0]
         place = "--" + str(first["loc"][0]).replace("_", "-") + ": " if first["loc"] else ""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -13,6 +14,12 @@ from benchmark.errors import DataError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+Result = TypeVar("Result")
+
+EDGE = 16  # bytes at either end of a file that `looks_whole` wants
+JPEG_START, JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
+PNG_START, PNG_END = b"\x89PNG\r\n\x1a\n", b"\0\0\0\0IEND\xaeB`\x82"
+
 
 def decode(content: bytes, name: str, preprocessing: Preprocessing) -> np.ndarray:
     """The pixels of one image, uint8 [3, H, W]. The orientation in EXIF is ignored, as everyone does on ImageNet.
@@ -20,16 +27,45 @@ def decode(content: bytes, name: str, preprocessing: Preprocessing) -> np.ndarra
     Raises:
         DataError: `content` is truncated, corrupt, or not an image of 8 bits a channel; it names the image.
     """
+    return np.asarray(framed(picture(content, name), preprocessing)).transpose(2, 0, 1)
+
+
+def picture(content: bytes, name: str) -> Image:
+    """One image in RGB and in its own size, whatever its format; the file name says nothing about that.
+
+    Raises:
+        DataError: as for `decode`.
+    """
+    return _opened(content, name, rgb)
+
+
+def check_whole(content: bytes, name: str) -> None:
+    """Decode an image and, where its format has them, compare its checksums: Pillow fills a PNG up where data are missing.
+
+    Raises:
+        DataError: as for `decode`.
+    """
+    picture(content, name)
+    _opened(content, name, lambda stored: stored.verify())
+
+
+def looks_whole(first: bytes, last: bytes) -> bool:
+    """Whether the first and last `EDGE` bytes are those of a JPEG or PNG that was written to its end."""
+    if first.startswith(JPEG_START):
+        return last.endswith(JPEG_END)
+    return first.startswith(PNG_START) and last.endswith(PNG_END)
+
+
+def _opened(content: bytes, name: str, use: Callable[[Image], Result]) -> Result:
     from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(io.BytesIO(content)) as stored:
-            picture = rgb(stored)
+            return use(stored)
     except UnidentifiedImageError as error:
         raise DataError(f"{name} is corrupt: its {len(content)} bytes are not an image.") from error
     except Exception as error:  # whatever Pillow raises on a corrupt image
         raise DataError(f"{name} is corrupt: {error}") from error
-    return np.asarray(framed(picture, preprocessing)).transpose(2, 0, 1)
 
 
 def rgb(image: Image) -> Image:

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmark.data.images import SPLITS, ImageDataset, Images, Preprocessing
-from benchmark.errors import UsageError
+from benchmark.data.images import ImageDataset, Images, Preprocessing, unknown_split
 
 SIZES = {"calibration": 500, "test": 500}
 
@@ -32,5 +31,5 @@ class Digits(ImageDataset):
         first, second = SIZES["calibration"], SIZES["calibration"] + SIZES["test"]
         chosen = {"calibration": order[:first], "test": order[first:second], "train": order[second:]}
         if name not in chosen:
-            raise UsageError(f"unknown split {name!r}; there are {', '.join(SPLITS)}.")
+            raise unknown_split(name)
         return Images(f"digits {name}", self._pixels[chosen[name]], self._labels[chosen[name]], self.num_classes)

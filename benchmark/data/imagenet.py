@@ -1,38 +1,58 @@
-"""ImageNet-1k validation images from the parquet files of `ILSVRC/imagenet-1k` or from an ImageFolder.
+"""ImageNet-1k from the parquet files of `ILSVRC/imagenet-1k`, from an ImageFolder, or as its authors packed it.
 
 Russakovsky et al. 2015. The validation set is split once, by the committed index file: 10,000 images calibrate, the other
-40,000 test.
+40,000 test. Networks train on all 1,281,167 training images.
 """
 
 from __future__ import annotations
 
-import copy
-import json
 import re
-from importlib.resources import files
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from benchmark.data.encoded import WNID, EncodedImages, EncodedPixels, FolderImages, ParquetImages
-from benchmark.data.images import ImageDataset, Images, Preprocessing
-from benchmark.errors import DataError, DatasetMissing, UsageError
+from benchmark.data.devkit import FOLDER, find_devkit, read_labels
+from benchmark.data.encoded import EncodedImages, EncodedPixels, with_geometry
+from benchmark.data.file_images import FileImages, class_folders, image_names, images_by_class
+from benchmark.data.finding import hub_snapshot, not_on_disk, roots
+from benchmark.data.held_out import committed
+from benchmark.data.images import SPLITS, ImageDataset, Images, Preprocessing, unknown_split
+from benchmark.data.parquet_images import ParquetImages, ShuffledParquetImages
+from benchmark.data.seeded import shuffled
+from benchmark.errors import DataError, UsageError
 
 CLASSES = 1000
 COUNT = 50_000  # validation images
+TRAIN_COUNT = 1_281_167
 ENOUGH = 100  # calibration images that a partial copy must have to be split by the index file
+WNID = re.compile(r"n\d{8}")
 OFFICIAL_NAME = re.compile(r"ILSVRC2012_val_(\d{8})")
-LAYOUTS = "data/validation-*.parquet of the Hugging Face dataset ILSVRC/imagenet-1k, or val/<wnid>/*.JPEG"
+FLAT_FOLDERS = ("val", "ILSVRC2012_img_val", "")
+HUB_NAME = "ILSVRC/imagenet-1k"
+LAYOUTS = (
+    f"data/validation-*.parquet of the Hugging Face dataset {HUB_NAME}, or val/<wnid>/*.JPEG"
+    f" (all {CLASSES:,} folders), or val/ILSVRC2012_val_*.JPEG with the folder {FOLDER}; to train, also"
+    " data/train-*.parquet or train/<wnid>/*.JPEG"
+)
 
 
 class ImageNet(ImageDataset):
-    """Looks in `data_dir` for either layout; without `data_dir`, in ./data and ./data/imagenet. Pixels are lazy.
+    """Looks in `data_dir` for all layouts; without it, in ./data, ./data/imagenet and the Hugging Face cache.
 
-    An image is known by the number in its file name, ILSVRC2012_val_000NNNNN. Where any has none, all are known by
-    their place, and `flags` says so. A partial copy with few calibration images is split otherwise, and flagged too.
+    Pixels are lazy. A validation image is known by the number in its file name, ILSVRC2012_val_000NNNNN. Where any has
+    none, all are known by their place, and `flags` says so. A partial copy with few calibration images is split
+    otherwise, and flagged too.
+
+    The split `train` is there where its files are, in either of two layouts whatever that of the validation images. It is
+    in the order of the sha256 of the file names, so that its first images are of all classes. Its fingerprint holds file
+    names, sizes and labels, because reading 150 GB takes an hour; from parquet files, it holds their sizes. Reading
+    images from the parquet files first makes a copy of 150 GB, see `ShuffledParquetImages`.
 
     Raises:
-        DatasetMissing: neither layout is there.
+        DatasetMissing: no layout is there.
         DataError: damaged files, labels out of range, an image that is there twice.
     """
 
@@ -41,10 +61,14 @@ class ImageNet(ImageDataset):
     preprocessing = Preprocessing(
         divisor=255.0, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), resize=256, crop=224
     )
-    splits = ("calibration", "test")
+    splits: tuple[str, ...] = ("calibration", "test")
+    calibration_from_train = False
 
     def __init__(self, data_dir: Path | None = None):
-        self._source = find_source(data_dir)
+        found = find_copy(data_dir)
+        self._source = found.validation
+        self._read_train = found.train
+        self.splits = SPLITS if found.train is not None else ("calibration", "test")
         _check_labels(self._source)
         numbers = official_numbers(self._source)
         self._unnamed = int((numbers < 0).sum())
@@ -57,33 +81,42 @@ class ImageNet(ImageDataset):
         self._held_out = np.arange(len(numbers)) % 2 == 0 if self._improvised else held_out
 
     def viewed(self, preprocessing: Preprocessing) -> ImageNet:
-        if preprocessing.crop is None:
-            raise UsageError(
-                "ImageNet's images differ in size; the preprocessing of these weights names no crop.",
-                "Add resize and crop to the preprocessing in their card.",
-            )
-        result = copy.copy(self)
-        result.preprocessing = preprocessing
-        return result
+        return with_geometry(self, preprocessing)
 
     def split(self, name: str) -> Images:
         if name == "train":
-            raise UsageError("training on ImageNet is not there yet; its splits are calibration and test.")
+            return self._train_split()
         if name not in self.splits:
-            raise UsageError(f"unknown split {name!r}; there are {', '.join(self.splits)}.")
+            raise unknown_split(name, self.splits)
         rows = np.flatnonzero(self._held_out if name == "calibration" else ~self._held_out)
         pixels = EncodedPixels(self._source, rows, self.preprocessing)
         return Images(f"imagenet {name}", pixels, self._source.labels[rows], self.num_classes)
+
+    def _train_split(self) -> Images:
+        if self._read_train is None:
+            raise UsageError(
+                "this copy of imagenet has no training images; its splits are calibration and test.",
+                "They lie beside the validation images, in data/train-*.parquet or train/<wnid>/*.JPEG.",
+            )
+        source = self._read_train()
+        _check_labels(source)
+        if len(source) > TRAIN_COUNT:
+            raise DataError(f"there are {len(source):,} images, ImageNet has {TRAIN_COUNT:,} for training.")
+        rows = shuffled(map(source.file_name, range(len(source)))).astype(np.int32)
+        pixels = EncodedPixels(source, rows, self.preprocessing, by_size=True)
+        return Images("imagenet train", pixels, source.labels[rows], self.num_classes)
 
     @staticmethod
     def download(data_dir: Path) -> None:
         """Raises UsageError: ImageNet cannot be fetched without an account."""
         raise UsageError(
             "ImageNet needs an account and agreement to its terms, so it is not downloaded here.",
-            f"Put into {data_dir}: {LAYOUTS} (all {CLASSES:,} folders).",
+            f"Put into {data_dir}: {LAYOUTS}.",
         )
 
     def flags(self, images: Images) -> tuple[str, ...]:
+        if images.name == "imagenet train":
+            return (f"{len(images):,} of the {TRAIN_COUNT:,} training images",) if len(images) < TRAIN_COUNT else ()
         found = []
         if self._partial:
             found.append(
@@ -104,24 +137,41 @@ def calibration_indices() -> np.ndarray:
 
     They are the n in 0..49,999 with the smallest sha256 of "dynconf-bench imagenet calibration <n>".
     """
-    text = files("benchmark.data").joinpath("splits/imagenet_calibration.json").read_text()
-    return np.array(json.loads(text), dtype=np.int64)
+    return committed("imagenet")
 
 
-def find_source(data_dir: Path | None) -> EncodedImages:
-    """The images in either layout. Raises DatasetMissing, or DataError for damaged or incomplete ones."""
-    roots = [data_dir] if data_dir is not None else [Path("data"), Path("data/imagenet")]
+@dataclass(frozen=True)
+class Copy:
+    """The validation images, and how to list the training images where there are any."""
+
+    validation: EncodedImages
+    train: Callable[[], EncodedImages] | None
+
+
+def find_copy(data_dir: Path | None) -> Copy:
+    """The first copy in any layout. Raises DatasetMissing, or DataError for a damaged or incomplete one."""
     looked = []
-    for root in roots:
+    for root in roots("imagenet", data_dir):
         for folder in (root / "data", root):
             looked.append(str(folder / "validation-*.parquet"))
             if paths := list(folder.glob("validation-*.parquet")):
-                return ParquetImages(paths)
+                return Copy(ParquetImages(paths), _find_train(root, None))
         looked.append(str(root / "val" / "<wnid>" / "*.JPEG"))
-        if any(WNID.fullmatch(path.name) for path in (root / "val").glob("n*")):
-            return FolderImages(root / "val", CLASSES)
-    raise DatasetMissing(
-        "imagenet is not on this disk. Looked for: " + ", ".join(looked) + ".",
+        if wnids := _wnids(root / "val"):
+            return Copy(_by_wnid(root / "val", wnids), _find_train(root, wnids))
+        for folder in (root / name for name in FLAT_FOLDERS):
+            looked.append(str(folder / "ILSVRC2012_val_*.JPEG"))
+            if any(folder.glob("ILSVRC2012_val_*")):
+                images, wnids = _flat(folder, root)
+                return Copy(images, _find_train(root, wnids))
+    if data_dir is None:
+        looked.append(f"the Hugging Face cache of {HUB_NAME}")
+        snapshot = hub_snapshot(HUB_NAME)
+        if snapshot is not None and (paths := list((snapshot / "data").glob("validation-*.parquet"))):
+            return Copy(ParquetImages(paths), _find_train(snapshot, None))
+    raise not_on_disk(
+        "imagenet",
+        looked,
         "It needs an account; which files go where: python -m benchmark prepare imagenet --data-dir DIR; "
         "then run with --data-dir DIR.",
     )
@@ -129,9 +179,65 @@ def find_source(data_dir: Path | None) -> EncodedImages:
 
 def official_numbers(source: EncodedImages) -> np.ndarray:
     """The number of each image minus 1, int64 [N]; -1 where its file name holds none in 1..50,000."""
-    found = [OFFICIAL_NAME.search(name) for name in source.file_names]
-    numbers = np.array([int(match[1]) - 1 if match else -1 for match in found], dtype=np.int64)
-    return np.where(numbers < COUNT, numbers, -1)
+    return np.fromiter(_numbers(map(source.file_name, range(len(source)))), dtype=np.int64, count=len(source))
+
+
+def _numbers(names: Iterable[str]) -> Iterator[int]:
+    for name in names:
+        match = OFFICIAL_NAME.search(name)
+        number = int(match[1]) - 1 if match else -1
+        yield number if number < COUNT else -1
+
+
+def _wnids(folder: Path) -> list[str]:
+    """The sorted names of its class folders."""
+    return [name for name in class_folders(folder) if WNID.fullmatch(name)] if folder.is_dir() else []
+
+
+def _by_wnid(folder: Path, wnids: list[str]) -> FileImages:
+    if len(wnids) != CLASSES:
+        raise DataError(
+            f"{folder} has {len(wnids)} of the {CLASSES:,} class folders. A label is the place of a folder among all"
+            f" {CLASSES:,} in sorted order, so it cannot be known here.",
+            "Add the others; they may be empty.",
+        )
+    return images_by_class(folder, wnids)
+
+
+def _flat(folder: Path, root: Path) -> tuple[FileImages, list[str]]:
+    """The validation images as their archive holds them, in the order of their numbers, and the wnids of the kit."""
+    labels, wnids = read_labels(find_devkit(root), COUNT, CLASSES)
+    names = sorted(name for name in image_names(folder) if OFFICIAL_NAME.match(name))
+    numbers = np.array(list(_numbers(names)), dtype=np.int64)
+    foreign = np.flatnonzero(numbers < 0)
+    if len(foreign):
+        raise DataError(f"{folder / names[foreign[0]]} has no number in 1..{COUNT:,}, so its label cannot be known.")
+    return FileImages(folder, [""], np.zeros(len(names), dtype=np.uint8), names, labels[numbers]), wnids
+
+
+def _find_train(root: Path, classes: list[str] | None) -> Callable[[], EncodedImages] | None:
+    """A way to list the training images; folders first, because parquet files have to be copied."""
+    if _wnids(root / "train"):
+        return partial(_train_by_wnid, root / "train", classes)
+    for folder in (root / "data", root):
+        if paths := list(folder.glob("train-*.parquet")):
+            return partial(ShuffledParquetImages, paths)
+    return None
+
+
+def _train_by_wnid(folder: Path, classes: list[str] | None) -> FileImages:
+    wnids = _wnids(folder)
+    if classes is not None and wnids != classes:
+        differences = [
+            f"{what} {', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
+            for what, names in (
+                ("missing are", sorted(set(classes) - set(wnids))),
+                ("not known there are", sorted(set(wnids) - set(classes))),
+            )
+            if names
+        ]
+        raise DataError(f"{folder} has other class folders than the validation set: {'; '.join(differences)}.")
+    return _by_wnid(folder, wnids)
 
 
 def _check_labels(source: EncodedImages) -> None:

@@ -7,11 +7,14 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from benchmark.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 SPLITS = ("train", "calibration", "test")
 INTERPOLATIONS = ("bilinear", "bicubic")
@@ -74,11 +77,12 @@ class Preprocessing:
 class LazyPixels(ABC):
     """Pixels that are made when they are sliced, for splits that do not fit into memory. Must be picklable.
 
-    `pixels[a:b]` is uint8 [b - a, C, H, W], always the same.
+    `pixels[a:b]` is uint8 [b - a, C, H, W], always the same. `same_size`: every picture is H x W as it is stored.
     """
 
     dtype = np.dtype(np.uint8)
     ndim = 4
+    same_size: bool = False
 
     @property
     @abstractmethod
@@ -90,12 +94,23 @@ class LazyPixels(ABC):
         """Raises DataError naming an image that cannot be decoded."""
 
     @abstractmethod
+    def picture(self, index: int) -> Image:
+        """One image in RGB before any resizing or cropping, which training does in its own way.
+
+        Raises DataError naming an image that cannot be decoded.
+        """
+
+    @abstractmethod
     def first(self, count: int) -> LazyPixels:
         """The first `count` images, still lazy."""
 
     @abstractmethod
     def identity(self) -> bytes:
         """What determines the pixels besides the shape, without making them: stored bytes, geometry."""
+
+    @abstractmethod
+    def check(self) -> None:
+        """Look for damaged images without decoding all. Raises DataError naming the first and counting the others."""
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -142,6 +157,18 @@ class Images:
         pixels = self.pixels.first(count) if isinstance(self.pixels, LazyPixels) else self.pixels[:count]
         return Images(self.name, pixels, self.labels[:count], self.num_classes)
 
+    def check(self) -> None:
+        """Find images that are cut off or empty in minutes, before hours of compute. Arrays in memory need no check.
+
+        An image is decoded only if its first or last bytes are not those of a whole one, so damage in the middle of a
+        file stays unseen until that image is used.
+
+        Raises:
+            DataError: it names the first damaged image and says how many more there are.
+        """
+        if isinstance(self.pixels, LazyPixels):
+            self.pixels.check()
+
     @cached_property
     def fingerprint(self) -> str:
         """First 12 hexadecimal digits of the sha256 of shape, pixels and labels as read.
@@ -161,13 +188,15 @@ class ImageDataset(ABC):
     """A dataset: splits, and the preprocessing for networks trained on it from scratch.
 
     Subclasses take `data_dir` (or None) and raise DatasetMissing when their files are not there. `splits` are those
-    that `split` gives.
+    that `split` gives. `calibration_from_train`: the calibration images are held out of the official training images,
+    so other people's networks were trained on them.
     """
 
     name: str
     num_classes: int
     preprocessing: Preprocessing
     splits: tuple[str, ...] = SPLITS
+    calibration_from_train: bool = True
 
     @abstractmethod
     def split(self, name: str) -> Images:
@@ -193,3 +222,8 @@ class ImageDataset(ABC):
     def flags(self, images: Images) -> tuple[str, ...]:
         """What a reader of the table must know about this copy of the data."""
         return ()
+
+
+def unknown_split(name: str, splits: tuple[str, ...] = SPLITS) -> UsageError:
+    """The error for a split that a dataset does not have."""
+    return UsageError(f"unknown split {name!r}; there are {', '.join(splits)}.")

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmark.data.images import SPLITS, ImageDataset, Images, Preprocessing
-from benchmark.errors import UsageError
+from benchmark.data.images import SPLITS, ImageDataset, Images, Preprocessing, unknown_split
 
 SIZES = {"train": 512, "calibration": 192, "test": 1280}
 
@@ -24,7 +23,7 @@ class Synthetic(ImageDataset):
 
     def split(self, name: str) -> Images:
         if name not in SIZES:
-            raise UsageError(f"unknown split {name!r}; there are {', '.join(SPLITS)}.")
+            raise unknown_split(name)
         # RandomState's stream is frozen by numpy, so the pixels are the same everywhere.
         prototypes = np.random.RandomState(7).uniform(60, 195, size=(self.num_classes, 3, 8, 8))
         random = np.random.RandomState(100 + SPLITS.index(name))

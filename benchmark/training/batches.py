@@ -166,7 +166,8 @@ def training_batches(
     resident = isinstance(images.pixels, np.ndarray)
     if resident and set(recipe.augment) <= {"crop-flip"}:
         return ResidentBatches(images, preprocessing, recipe, share, device, dtype)
-    if not resident and "resized-crop" not in recipe.augment:
+    framed = not isinstance(images.pixels, LazyPixels) or images.pixels.same_size
+    if not framed and "resized-crop" not in recipe.augment:
         raise UsageError(
             f"the images of {images.name} differ in size; they are trained on with resized-crop.",
             "Pass --augment resized-crop, or a preset for ImageNet.",

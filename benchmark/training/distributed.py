@@ -58,6 +58,11 @@ class Team:
         return DistributedDataParallel(model, device_ids=devices)
 
 
+def leading() -> bool:
+    """Whether this process is the one that talks, by the environment."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 @contextmanager
 def team(device: str, joined: bool = True) -> Iterator[Team]:
     """Join the process group that the environment describes; a lone process, or one that is not to be `joined`, needs none.

@@ -195,7 +195,6 @@ class _Loop:
         )
         best = max((epoch.calibration_accuracy for epoch in progress.history), default=-1.0)
         progress.history.append(result)
-        progress.at_floor = tuple(sorted({*progress.at_floor, *self.floors.held()}))
         progress.epoch, progress.step = progress.epoch + 1, 0
         progress.loss, progress.right, progress.images, progress.seconds = 0.0, 0.0, 0, 0.0
         if judged.accuracy >= best:
@@ -226,6 +225,7 @@ class _Loop:
     def _write(self, totals: _Totals | None) -> None:
         """The state, if all numbers in it are good; `totals` are those of the epoch so far."""
         self.written = time.monotonic()
+        self.progress.at_floor = tuple(sorted({*self.progress.at_floor, *self.floors.held()}))
         progress = replace(self.progress)
         if totals is not None:
             totals.into(progress, self.team)
@@ -271,14 +271,19 @@ class _Loop:
     def _must_stop(self) -> bool:
         if self.team.share.world == 1:
             return self.stop.raised
-        return self.progress.step % AGREE_STEPS == 0 and self.team.any(self.stop.raised)
+        return self._agrees() and self.team.any(self.stop.raised)
 
     def _is_due(self) -> bool:
         """Whether the time for a state has come; with several processes, for the leading one, which they all follow."""
         due = time.monotonic() - self.written >= self.training.checkpoint_seconds
         if self.team.share.world == 1:
             return due
-        return self.progress.step % AGREE_STEPS == 0 and self.team.any(due and self.team.leads)
+        return self._agrees() and self.team.any(due and self.team.leads)
+
+    def _agrees(self) -> bool:
+        """Whether the processes ask each other after this step."""
+        step = self.progress.epoch * self.training.batches.steps + self.progress.step
+        return step % AGREE_STEPS == 0
 
     # Contexts
 

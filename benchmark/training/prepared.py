@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from benchmark import backbones, registry, weights
 from benchmark.checkpoints import load_into, read_weights
+from benchmark.data import recorded_name
 from benchmark.data.images import ImageDataset, Images, Preprocessing
 from benchmark.errors import UsageError
 from benchmark.foreign import translate
@@ -72,10 +73,12 @@ def prepare_training(cell: TrainCell) -> PreparedTraining:
     dataset = dataset.viewed(preprocessing)
     whole = dataset.split("train")
     train, calibration = whole.first(cell.limit), dataset.split("calibration")
+    for images in (train, calibration):
+        images.check()
     spec = TrainSpec(
         method=name,
         method_options=method.options() if method is not None else {},
-        dataset=cell.dataset,
+        dataset=recorded_name(cell.dataset),
         training_fingerprint=train.fingerprint,
         calibration_fingerprint=calibration.fingerprint,
         model=model,

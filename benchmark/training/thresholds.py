@@ -49,13 +49,14 @@ class Floors:
     """Holds every threshold at a hundredth of where it started, at least: gradient steps can push one below zero."""
 
     def __init__(self, model: nn.Module):
-        self._names, self._parameters, floors = [], [], []
+        self._names: list[str] = []
+        self._parameters: list[nn.Parameter] = []
         for name, activation in quantisers(model):
             for parameter in activation.parameters():
                 self._names.append(name)
                 self._parameters.append(parameter)
-                floors.append(FLOOR * float(parameter.detach().min()))
-        self.floors = tuple(floors)
+        self.floors = tuple(FLOOR * float(parameter.detach().min()) for parameter in self._parameters)
+        self._held: list[Tensor] = [torch.zeros((), dtype=torch.bool, device=each.device) for each in self._parameters]
 
     def restore(self, floors: tuple[float, ...]) -> None:
         """Those of the training that goes on."""
@@ -64,13 +65,13 @@ class Floors:
     @torch.no_grad()
     def hold(self) -> None:
         """After a step of the optimizer."""
-        for parameter, floor in zip(self._parameters, self.floors, strict=True):
+        for parameter, floor, held in zip(self._parameters, self.floors, self._held, strict=True):
+            held.logical_or_((parameter < floor).any())
             parameter.clamp_(min=floor)
 
     def held(self) -> tuple[str, ...]:
-        """Names of the activations whose threshold stands at its floor now."""
-        pairs = zip(self._names, self._parameters, self.floors, strict=True)
-        return tuple(name for name, parameter, floor in pairs if float(parameter.detach().min()) <= floor)
+        """Names of the activations whose threshold had to be held since this object was made."""
+        return tuple(name for name, held in zip(self._names, self._held, strict=True) if held)
 
     @property
     def parameters(self) -> list[nn.Parameter]:

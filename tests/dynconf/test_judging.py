@@ -292,3 +292,13 @@ def test_the_interval_covers_the_expected_latency():
     covered, naive = (sum(low <= truth <= high for low, high in found) / 150 for found in (with_noise, without))
     assert covered >= 0.9
     assert naive < covered - 0.15
+
+
+@pytest.mark.parametrize("resamples", [1, 250, 260, 600])
+def test_resamples_in_blocks_are_those_drawn_at_once(resamples):
+    """However many are added up together, the same images are drawn."""
+    values = torch.arange(37).double() ** 2
+    generator = torch.Generator().manual_seed(4)
+    drawn = torch.stack([torch.randint(0, 37, (37,), generator=generator) for _ in range(resamples)])
+    expected = torch.quantile(values[drawn].mean(1), torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    assert bootstrap_mean(values, resamples=resamples, seed=4) == pytest.approx(expected, rel=1e-12)
