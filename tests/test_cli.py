@@ -193,7 +193,7 @@ def test_run_without_options_prints_one_record_and_nothing_else(finished):
     assert record.ann.accuracy.value > 0.93 and record.static.accuracy.value > 0.93
     assert record.policies[0].latency.mean < record.static.latency == 32
     assert finished.record_file.read_text() == finished.answer.out
-    for said in ("training small-cnn on digits", "recording test: 500/500 images", record.id, "dynamic-confidence"):
+    for said in ("small-cnn for qcfs on digits", "recording test: 500/500 images", record.id, "dynamic-confidence"):
         assert said in finished.answer.err
     assert "Warning" not in finished.answer.err
 

@@ -68,10 +68,15 @@ def reference(network, tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def slices(call, network, tmp_path, monkeypatch):
-    """Run a slice in this process."""
+def no_git(monkeypatch):
+    """The state of the source tree is unknown, in this process too."""
     for name, value in NO_GIT.items():
         monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+def slices(call, network, tmp_path, no_git):
+    """Run a slice in this process."""
 
     def run(part, *more):
         return call(*FLAGS, "--checkpoint", network, "--results", tmp_path / "r", "--slice", part, *more)
@@ -80,7 +85,7 @@ def slices(call, network, tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def collect(call, tmp_path):
+def collect(call, tmp_path, no_git):
     return lambda *more: call("collect", "--results", tmp_path / "r", *more)
 
 
