@@ -13,7 +13,7 @@ from torch import nn
 
 import methods
 from benchmark import backbones
-from benchmark.training import initialise_thresholds
+from benchmark.training.thresholds import initialise_thresholds
 from methods.errors import ConversionError
 
 

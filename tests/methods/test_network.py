@@ -10,7 +10,7 @@ from torch import nn
 import methods
 from benchmark import registry
 from benchmark.conformance import check_method, quantised_network, random_images, simulate, tiny_network
-from benchmark.training import initialise_thresholds
+from benchmark.training.thresholds import initialise_thresholds
 from methods.cos import COS
 from methods.errors import ConversionError
 from methods.network import SpikingNetwork

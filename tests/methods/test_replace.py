@@ -9,7 +9,7 @@ from dyadic import perceptron, prepared
 import methods
 from benchmark import registry
 from benchmark.conformance import TINY, calibration_images, quantised_network, random_images, simulate
-from benchmark.training import initialise_thresholds
+from benchmark.training.thresholds import initialise_thresholds
 from methods.biased import BiasedIFNeuron
 from methods.cos import COS
 from methods.ftbc import FTBC
