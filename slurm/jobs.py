@@ -1,5 +1,5 @@
-"""Cells, or slices of them, as submitit jobs that survive preemption: what is recorded stays on disk, and the requeued job goes
-on there.
+"""Cells, slices of them, and trainings as submitit jobs that survive preemption: what is done stays on disk, and the requeued
+job, submitted again as it was, goes on there.
 """
 
 from __future__ import annotations
@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import submitit
-from submitit.helpers import Checkpointable, DelayedSubmission
+from submitit.helpers import Checkpointable, TorchDistributedEnvironment
 
 from benchmark.records import ResultRecord
 from benchmark.runner import SliceResult, run_in_folder, run_slice_in_folder
 from benchmark.spec import Cell, ExecSpec, Slice
+from benchmark.training.command import train_in_folder
+from benchmark.training.record import TrainingRecord
+from benchmark.training.spec import TrainCell, TrainExec
 
 
 @dataclass
@@ -28,10 +31,6 @@ class RunCell(Checkpointable):
     def __call__(self) -> ResultRecord:
         return run_in_folder(self.cell, self.results, self.execution)
 
-    def checkpoint(self, *args: Any, **kwargs: Any) -> DelayedSubmission:
-        """Requeue as it is: the runner finds the finished shards by itself."""
-        return DelayedSubmission(self)
-
 
 @dataclass
 class RunSlice(Checkpointable):
@@ -44,9 +43,20 @@ class RunSlice(Checkpointable):
     def __call__(self) -> SliceResult:
         return run_slice_in_folder(self.cell, self.results, self.execution)
 
-    def checkpoint(self, *args: Any, **kwargs: Any) -> DelayedSubmission:
-        """Requeue as it is: the runner finds the finished shards by itself."""
-        return DelayedSubmission(self)
+
+@dataclass
+class RunTraining(Checkpointable):
+    """One training as a callable job of one task per device; all tasks train one network together."""
+
+    cell: TrainCell
+    results: Path
+    execution: TrainExec
+
+    def __call__(self) -> TrainingRecord:
+        if submitit.JobEnvironment().num_tasks > 1:
+            # A scheduler may show a task all devices of its node or its own alone; which one to take is decided later.
+            TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
+        return train_in_folder(self.cell, self.results, self.execution)
 
 
 def submit(
@@ -94,8 +104,29 @@ def submit_slices(
     return _submit(jobs, logs, cluster, parameters)
 
 
+def submit_trainings(
+    cells: Sequence[TrainCell],
+    results: Path,
+    logs: Path,
+    *,
+    cluster: str = "slurm",
+    execution: TrainExec | None = None,
+    parameters: Mapping[str, Any] | None = None,
+) -> list[submitit.Job[TrainingRecord]]:
+    """Submit one job per training, as one array.
+
+    `parameters` also say how many processes train one network: nodes, tasks_per_node and, on GPUs, as many gpus_per_node. Each
+    task returns the same record. Other arguments as those of `submit`.
+    """
+    jobs = [RunTraining(cell, results, execution or TrainExec()) for cell in cells]
+    return _submit(jobs, logs, cluster, parameters)
+
+
 def _submit(
-    jobs: Sequence[RunCell] | Sequence[RunSlice], logs: Path, cluster: str, parameters: Mapping[str, Any] | None
+    jobs: Sequence[RunCell] | Sequence[RunSlice] | Sequence[RunTraining],
+    logs: Path,
+    cluster: str,
+    parameters: Mapping[str, Any] | None,
 ) -> list[submitit.Job[Any]]:
     executor = submitit.AutoExecutor(folder=logs / "%A" if cluster == "slurm" else logs, cluster=cluster)
     executor.update_parameters(**{"name": "dynconf-bench", **(parameters or {})})

@@ -98,7 +98,7 @@ ALLOWED = {
     "methods": ("methods",),
     "dynconf": ("dynconf",),
     "leaderboard": ("leaderboard", "benchmark.records"),
-    "slurm": ("slurm", "benchmark.spec", "benchmark.runner", "benchmark.records"),
+    "slurm": ("slurm", "benchmark.spec", "benchmark.runner", "benchmark.records", "benchmark.training"),
     "benchmark": ("benchmark", "methods", "dynconf"),
 }
 ALLOWED_IN_CLI = (*ALLOWED["benchmark"], "leaderboard", "slurm")

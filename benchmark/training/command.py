@@ -19,6 +19,7 @@ from benchmark.errors import BenchmarkError, RecordError
 from benchmark.numerics import dtype_of, numerics, torch_flags
 from benchmark.provenance import device_name, git_state, now, slurm_environment, versions
 from benchmark.records import Estimate
+from benchmark.reporting import Console
 from benchmark.store import ResultStore, file_name, sha256_of, write_atomic
 from benchmark.tensor_files import SUFFIX
 from benchmark.training.batches import training_batches
@@ -91,6 +92,11 @@ def train(
             files.clear()
         processes.wait()
     return load_training_record(record_path), checkpoint, False
+
+
+def train_in_folder(cell: TrainCell, results: Path, execution: TrainExec) -> TrainingRecord:
+    """As `train`, for a job: results folder by path, progress as lines on stderr."""
+    return train(cell, ResultStore(results), execution, Console())[0]
 
 
 def stem(spec: TrainSpec) -> str:

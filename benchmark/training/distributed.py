@@ -82,7 +82,7 @@ def team(device: str, joined: bool = True) -> Iterator[Team]:
     rank, world, local = (int(os.environ[name]) for name in VARIABLES)
     chosen = choose_device(device)
     if chosen.type == "cuda":
-        chosen = torch.device("cuda", local)
+        chosen = torch.device("cuda", local % torch.cuda.device_count())  # SLURM may show each task its own GPU alone
         torch.cuda.set_device(chosen)
     distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo", rank=rank, world_size=world)
     try:
