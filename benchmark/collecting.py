@@ -154,7 +154,7 @@ def collect(sliced: Sliced, store: ResultStore) -> Collected:
         plan.spec,
         test,
         judged,
-        ann=evaluation.analog(right, plan.images[TEST]),
+        ann=evaluation.analog(right, plan.images[TEST], plan.training),
         streaming_prelude=plan.streaming_prelude,
         protocol=plan.protocol,
         flags=(*plan.flags, *_differences(contributions, code)),

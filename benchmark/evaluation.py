@@ -197,9 +197,9 @@ def finished_record(
     )
 
 
-def analog(right: int, images: int) -> Ann:
-    """The network that was converted, from its number of right answers."""
-    return Ann(accuracy=Estimate(value=right / images, ci95=wilson(right, images), n=images))
+def analog(right: int, images: int, training: str | None) -> Ann:
+    """The network that was converted, from its number of right answers and the id of its training record."""
+    return Ann(accuracy=Estimate(value=right / images, ci95=wilson(right, images), n=images), training=training)
 
 
 def compare_with(policy: Policy, against: Policy, calibration: Recording, test: Recording, seed: int = 0) -> Against:

@@ -38,6 +38,11 @@ class Prepared:
     flags: tuple[str, ...]
 
     @property
+    def training(self) -> str | None:
+        """Id of the training record that the card of the weights names."""
+        return self.source.card.training_record if self.source.card is not None else None
+
+    @property
     def protocol(self) -> str:
         """Two rows stand in one table only if they share this string: the pixels and labels actually read."""
         return (

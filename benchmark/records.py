@@ -32,9 +32,10 @@ class Estimate(Frozen):
 
 
 class Ann(Frozen):
-    """The network that was converted, with analog logits."""
+    """The network that was converted, with analog logits; `training` is the id of the training record that its card names."""
 
     accuracy: Estimate
+    training: str | None = None
 
 
 class Curve(Frozen):

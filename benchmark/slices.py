@@ -121,6 +121,7 @@ class Plan(Frozen):
     spec: RunSpec
     protocol: str
     flags: tuple[str, ...] = ()
+    training: str | None = None
     streaming_prelude: int | None = None
     images: dict[SplitName, PositiveInt]
     shard_size: PositiveInt

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmark.records import ResultRecord
@@ -15,22 +15,34 @@ from leaderboard.table import Table, tables
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """Tables of comparable records, and the record files that could not be read.
+    """Tables of comparable records, the record files that could not be read, and where the page finds training records.
 
     Build it with `from_records`; the same records in any order give an equal leaderboard and the same page.
     """
 
     tables: tuple[Table, ...]
     problems: tuple[str, ...]
+    trainings: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def from_records(cls, records: Iterable[ResultRecord], problems: Sequence[str] = ()) -> Leaderboard:
-        """Group records by dataset, protocol and model. `problems`: one line per unreadable record file."""
-        return cls(tables(records), tuple(sorted(set(problems))))
+    def from_records(
+        cls,
+        records: Iterable[ResultRecord],
+        problems: Sequence[str] = (),
+        trainings: Mapping[str, str] | None = None,
+    ) -> Leaderboard:
+        """Group records by dataset, protocol and model.
+
+        Args:
+            records: to show.
+            problems: one line per unreadable record file.
+            trainings: id of a training record -> its file as a link from the page. Others are named without a link.
+        """
+        return cls(tables(records), tuple(sorted(set(problems))), dict(trainings or {}))
 
     def render(self) -> str:
-        """The Markdown page. Depends on the records alone; figures are linked as `figures/<slug>.svg`."""
-        return page(self.tables, self.problems)
+        """The Markdown page. Depends on the records (and links) alone; figures are linked as `figures/<slug>.svg`."""
+        return page(self.tables, self.problems, self.trainings)
 
     def write(self, output: Path) -> list[Path]:
         """Write the page to `output` and its figures to `figures/` beside it; return the files written, the page first.

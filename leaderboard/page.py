@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from leaderboard import markdown
 from leaderboard.fixed_time import FIRST, fixed_time
@@ -36,24 +36,24 @@ either sign, SynOps are exact with padding and stride, energy is arithmetic only
 """
 
 
-def page(tables: Sequence[Table], problems: Iterable[str]) -> str:
-    """The whole page; figures are linked as `figures/<slug>.svg`."""
+def page(tables: Sequence[Table], problems: Iterable[str], trainings: Mapping[str, str]) -> str:
+    """The whole page; figures are linked as `figures/<slug>.svg`, training records as `trainings` says."""
     sections = [INTRODUCTION]
     if not tables:
         sections.append("No records yet.\n")
     if len(tables) > 1:
         contents = [f"- [{markdown.text(each.title)}](#{each.slug}): {markdown.code(each.protocol)}" for each in tables]
         sections.append("\n".join(contents) + "\n")
-    sections += [_section(table) for table in tables]
+    sections += [_section(table, trainings) for table in tables]
     unreadable = [f"- {markdown.text(problem)}" for problem in problems]
     if unreadable:
         sections.append("\n".join(["## Records that could not be read", "", *unreadable]) + "\n")
     return "\n".join(sections)
 
 
-def _section(table: Table) -> str:
+def _section(table: Table, trainings: Mapping[str, str]) -> str:
     title = markdown.text(table.title)
-    footnotes = Footnotes()
+    footnotes = Footnotes(trainings)
     headers, body = rows(table, footnotes)
     blocks = [f'<a id="{table.slug}"></a>', f"## {title}", f"Protocol: {markdown.code(table.protocol)}"]
     if body:

@@ -36,13 +36,22 @@ MAIN_PARAMETERS = ("scale", "threshold")
 
 @dataclass
 class Footnotes:
-    """Numbered remarks of one table; equal remarks share a number."""
+    """Numbered remarks of one table; equal remarks share a number. `trainings` holds links to training records by id."""
 
+    trainings: Mapping[str, str] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
 
     def mark(self, remark: str) -> str:
         """The superscript that points to `remark` (plain text)."""
-        remark = markdown.text(remark)
+        return self._mark(markdown.text(remark))
+
+    def mark_training(self, identity: str) -> str:
+        """The superscript that points to a training record."""
+        name = markdown.code(identity)
+        link = self.trainings.get(identity)
+        return self._mark(f"Training record {f'[{name}]({link})' if link else name}.")
+
+    def _mark(self, remark: str) -> str:
         if remark not in self.remarks:
             self.remarks.append(remark)
         return f"<sup>{self.remarks.index(remark) + 1}</sup>"
@@ -61,7 +70,10 @@ def rows(table: Table, footnotes: Footnotes) -> tuple[list[str], list[list[str]]
     body = []
     for record in table.records:
         remarks = list(record.flags) + ([_measured(record.measured)] if record.measured else [])
-        method = markdown.text(labels[record.id]) + " ".join(footnotes.mark(remark) for remark in remarks)
+        marks = [footnotes.mark(remark) for remark in remarks]
+        if record.ann and record.ann.training:
+            marks.append(footnotes.mark_training(record.ann.training))
+        method = markdown.text(labels[record.id]) + " ".join(marks)
         block = [_fixed_row(record, method)]
         block += [_policy_row(record, policy, method, next(rank), footnotes) for policy in policies[record.id]]
         if claims:

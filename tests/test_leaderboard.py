@@ -437,6 +437,16 @@ def test_a_trade_of_accuracy_for_latency_does_not_rank():
     assert ranks([]) == []
 
 
+def test_a_training_record_is_a_footnote_and_a_link_where_there_is_one():
+    cases = (("cos", 0.9, "a*"), ("srp", 0.8, "b"))
+    trained = [edited(record(name, accuracy=value), ("ann", "training"), known) for name, value, known in cases]
+    page = Leaderboard.from_records(trained, trainings={"b": "../training/b.json"}).render()
+    assert "- <sup>1</sup> Training record `a*`.\n" in page
+    assert "- <sup>2</sup> Training record [`b`](../training/b.json).\n" in page
+    assert [row["method"] for row in rows_of(page)][::2] == ["cos<sup>1</sup>", "srp<sup>2</sup>"]
+    assert "Training" not in page_of(record())
+
+
 def test_ranks_are_taken_over_the_whole_table():
     slow = record("slow", accuracy=0.9, policies=(policy(latency=14), policy(latency=12)))
     rank = [row["rank"] for row in rows_of(page_of(slow, record("fast", accuracy=0.1, policies=(policy(latency=3),))))]

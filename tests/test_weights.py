@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from benchmark.locating import resolve
 from benchmark.records import parse_record
 from benchmark.spec import Cell
 from benchmark.store import sha256_of
+from benchmark.training.record import load_training_record
 
 EVERY = sorted(methods.METHODS)
 
@@ -127,6 +129,23 @@ def test_every_method_stands_in_the_leaderboard(cli, every):
         rows = [line for line in page.splitlines() if f"`{document['id']}`" in line]
         assert len(rows) == 2 and all(f"| {method}" in row for row in rows), method  # fixed time and early exit
     assert "(prelude 3, streaming 9)" in page
+
+
+def test_the_leaderboard_links_to_the_training_of_the_weights(cli, every):
+    """Each network was trained for the run; its record is where the page says, and belongs to the weights of the row."""
+    answer = cli("leaderboard", "--results", "r", "--output", "elsewhere/README.md", cwd=every[1])
+    assert answer.code == 0, answer.err
+    page = (every[1] / "elsewhere" / "README.md").read_text()
+    links = dict(re.findall(r"- <sup>(\d+)</sup> Training record \[`[0-9a-f]{12}`\]\((.+)\)\.", page))
+    assert len(links) == len({document["ann"]["training"] for document in records(every).values()})
+    for method, document in records(every).items():
+        row = next(line for line in page.splitlines() if f"`{document['id']}`" in line)
+        (link,) = [links[mark] for mark in re.findall(r"<sup>(\d+)</sup>", row.split("|")[2]) if mark in links]
+        training = load_training_record(every[1] / "elsewhere" / link)
+        assert (training.id, training.checkpoint_sha256) == (
+            document["ann"]["training"],
+            document["spec"]["weights"]["sha256"],
+        ), method
 
 
 def test_an_option_that_no_method_has(cli, tmp_path):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from urllib.parse import quote
 
 import click
 
@@ -37,7 +39,7 @@ def leaderboard(results: Path | None, output: Path, check: bool) -> int:
     store = ResultStore(results or DEFAULT_RESULTS)
     records, bad = store.load_all()
     problems = [problem.reason.replace(f"{store.root}/", "") for problem in bad]
-    board = Leaderboard.from_records(records, problems)
+    board = Leaderboard.from_records(records, problems, _links(store.training, output))
     for problem in problems:
         click.echo(f"skipped {problem}", err=True)
     if check:
@@ -52,3 +54,11 @@ def leaderboard(results: Path | None, output: Path, check: bool) -> int:
         for path in board.write(output):
             click.echo(f"wrote {path}", err=True)
     return EXIT_FAILED if problems else EXIT_OK
+
+
+def _links(trainings: Path, page: Path) -> dict[str, str]:
+    """Training records by id, as links from the page."""
+    return {
+        path.stem: quote(Path(os.path.relpath(path, page.parent)).as_posix())
+        for path in sorted(trainings.glob("*.json"))
+    }
