@@ -218,6 +218,21 @@ def test_prepare(call, flowers):
     assert imagefolder.LAYOUT in answer.err
 
 
+def test_a_network_is_trained_on_a_folder_and_run(call, flowers, tmp_path):
+    common = ["--dataset", f"imagefolder:{flowers}", "--model", "small-cnn", "--results", tmp_path / "r"]
+    small = [text for value in ("resize=20", "crop=16") for text in ("--preprocessing", value)]
+    recipe = ["--preset", "embedded", "--augment", "resized-crop", "--epochs", "2", "--batch-size", "8"]
+    answer = call("train", *common, *small, *recipe)
+    assert answer.code == 0, answer.err
+    (checkpoint,) = (tmp_path / "r" / "checkpoints").iterdir()
+    answer = call("run", *common, "--checkpoint", checkpoint, "--timesteps", "4", "--json")
+    assert answer.code == 0, answer.err
+    record = json.loads(answer.out)
+    assert record["spec"]["dataset"] == "imagefolder:flowers" and str(flowers) not in answer.out
+    assert "test 6 @" in record["protocol"] and "calibration 6 @" in record["protocol"]
+    assert record["ann"]["training"] == checkpoint.stem[-12:]
+
+
 # What is refused
 
 
