@@ -351,6 +351,7 @@ def test_prepare_downloads_only_what_is_missing(call, tmp_path, monkeypatch):
     assert answer.code == 2 and "cifar10 is not on this disk" in answer.err
 
 
+@pytest.mark.slow
 def test_selftest_passes(call):
     answer = call("selftest", "--json")
     findings = json.loads(answer.out)

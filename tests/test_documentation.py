@@ -21,6 +21,7 @@ def block(page: str, marker: str) -> str:
     return found
 
 
+@pytest.mark.slow
 def test_the_example_method_keeps_every_promise_and_runs(tmp_path):
     plugin = tmp_path / "clip_floor.py"
     plugin.write_text(block("CONTRIBUTING.md", "# clip_floor.py"))

@@ -69,9 +69,9 @@ def reference(trained, tmp_path_factory) -> tuple[Path, dict]:
     "options",
     [
         ("--batch-size", "1"),
-        ("--batch-size", "100"),
-        ("--batch-size", "64", "--workers", "4"),
-        ("--batch-size", "64", "--workers", "1"),
+        pytest.param(("--batch-size", "100"), marks=pytest.mark.slow),
+        pytest.param(("--batch-size", "64", "--workers", "4"), marks=pytest.mark.slow),
+        pytest.param(("--batch-size", "64", "--workers", "1"), marks=pytest.mark.slow),
     ],
 )
 def test_batch_size_and_workers_do_not_change_the_record(results, reference, options):
@@ -85,6 +85,7 @@ def test_batch_size_and_workers_do_not_change_the_record(results, reference, opt
         assert (results / shard.relative_to(folder)).read_bytes() == shard.read_bytes()
 
 
+@pytest.mark.slow
 def test_single_precision_differs_only_by_rounding(results, reference):
     """In fp32 a membrane that lies on its threshold may flip; such images are counted, and they are few."""
     import torch
@@ -133,6 +134,7 @@ def test_killed_in_the_middle_it_resumes_to_the_same_record(results, reference):
     assert {name: after[name] for name in before} == before  # finished shards were not simulated again
 
 
+@pytest.mark.slow
 def test_two_writers_of_one_cell_agree(results, reference):
     """Started together on the same folder, both end well and leave the one record."""
     _, expected = reference

@@ -58,6 +58,7 @@ def wait_for_a_state(process, folder):
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_sigterm_stops_after_the_step_and_the_rest_is_exact(tmp_path):
     more = ["--epochs", 40, "--checkpoint-seconds", 3600]
     folder = tmp_path / "cut"
