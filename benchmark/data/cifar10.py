@@ -16,9 +16,10 @@ from benchmark.data.images import ImageDataset, Images, Preprocessing
 BATCH_FILES = {"train": [f"data_batch_{i}" for i in range(1, 6)], "test": ["test_batch"]}
 COUNTS = {"train": 50_000, "test": 10_000}
 
-# Copies that are known not to be the original, by the fingerprint of their full test split.
+# Copies that are known not to be the original, by the fingerprint of their full test or training split.
 KNOWN_COPIES: dict[str, str] = {
     "488dd4c8184d": "20 of the 10,000 test images (19 ships, 1 horse) are JPEG-recompressed; the others are bit-exact",
+    "b69192ae8ef7": "trained on a recompressed copy of the training images (JPEG quality 92)",
 }
 
 
