@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmark import registry
+from benchmark.bench.random_walk import RandomWalk
 from benchmark.bench.resident import peak_memory
 from benchmark.card import Card
 from benchmark.checkpoints import write_checkpoint
@@ -220,35 +222,11 @@ class _Method:
     def prepare(self, ann: nn.Module) -> nn.Module:
         return ann
 
-    def convert(self, ann: _Analog, calibration: object) -> _Walk:
-        return _Walk(ann.classes)
+    def convert(self, ann: _Analog, calibration: object) -> RandomWalk:
+        return RandomWalk(ann.classes, partial(_start, classes=ann.classes))
 
 
-class _Walk:
-    """A stepwise network without a network: noise for every class, and a push towards the label.
-
-    The noise follows from the number of the first image of the batch, so equal batches have equal logits.
-    """
-
-    prelude_steps = streaming_prelude_steps = 0
-    report = "no network: every timestep adds noise to all logits, and a push to that of the label"
-
-    def __init__(self, classes: int):
-        self._classes = classes
-
-    def begin(self, images: Tensor) -> None:
-        numbers = _numbers(images)
-        self._generator = torch.Generator().manual_seed(int(numbers[0]))
-        self._labels = _label(numbers, self._classes)
-        # Some images are pushed so little that they stay wrong.
-        self._push = torch.randn(len(images), generator=self._generator).mul_(0.6).add_(1.0)
-        self.spikes = self.synops = torch.ones(len(images), dtype=torch.long)
-
-    def step(self) -> Tensor:
-        logits = torch.randn(len(self._labels), self._classes, generator=self._generator)
-        logits[torch.arange(len(logits)), self._labels] += self._push
-        return logits
-
-    def keep(self, mask: Tensor) -> None:
-        self._labels, self._push = self._labels[mask], self._push[mask]
-        self.spikes = self.synops = self.spikes[mask]
+def _start(images: Tensor, classes: int) -> tuple[Tensor, torch.Generator]:
+    """The noise follows from the number of the first image of the batch, so equal batches have equal logits."""
+    numbers = _numbers(images)
+    return _label(numbers, classes), torch.Generator().manual_seed(int(numbers[0]))

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import click
 import torch
-from torch import Tensor
 
 from benchmark import evaluation
+from benchmark.bench.random_walk import RandomWalk
 from benchmark.bench.resident import peak_memory
 from dynconf.names import POLICIES
 from dynconf.recorder import record
@@ -64,29 +64,6 @@ def recorded(
     """A recording of random walks, streamed through shards in `folder`."""
     labels = torch.randint(0, classes, (images,), generator=torch.Generator().manual_seed(seed))
     batches = ((part[:, None], part) for part in labels.split(batch_size))
-    return record(_RandomWalk(classes, seed), batches, timesteps=timesteps, folder=folder, split=split)
-
-
-class _RandomWalk:
-    """A stepwise network without a network: noise for every class, and a push towards the label, which is the image."""
-
-    prelude_steps = 0
-
-    def __init__(self, classes: int, seed: int):
-        self._classes = classes
-        self._generator = torch.Generator().manual_seed(100 + seed)
-
-    def begin(self, images: Tensor) -> None:
-        self._labels = images[:, 0].long()
-        # Some images are pushed so little that they stay wrong.
-        self._push = torch.randn(len(images), generator=self._generator).mul(0.6).add(1.0)
-        self.spikes = self.synops = torch.ones(len(images), dtype=torch.long)
-
-    def step(self) -> Tensor:
-        logits = torch.randn(len(self._labels), self._classes, generator=self._generator)
-        logits[torch.arange(len(logits)), self._labels] += self._push
-        return logits
-
-    def keep(self, mask: Tensor) -> None:
-        self._labels, self._push = self._labels[mask], self._push[mask]
-        self.spikes = self.synops = self.spikes[mask]
+    noise = torch.Generator().manual_seed(100 + seed)
+    walk = RandomWalk(classes, lambda images: (images[:, 0].long(), noise))  # an image is its label
+    return record(walk, batches, timesteps=timesteps, folder=folder, split=split)
