@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from benchmark.training.presets import AUGMENTATIONS, PRESETS
-
-if TYPE_CHECKING:
-    from benchmark.training.recipe import Recipe
 
 
 @click.command(
@@ -118,38 +115,30 @@ def train(
     from benchmark import registry
     from benchmark.errors import UsageError
     from benchmark.options import parse_preprocessing, parse_settings
-    from benchmark.training.spec import TrainCell, TrainExec
+    from benchmark.training.request import training_cell
+    from benchmark.training.spec import TrainExec
 
     for plugin in plugins:
         registry.load_plugin(plugin)
     if method != "relu":
         registry.entry("methods", method)
-    entry = registry.entry("datasets", dataset)
+    registry.entry("datasets", dataset)
     if model is not None and not model.startswith("timm:"):
         registry.entry("models", model)
     if output is not None and output.suffix != ".safetensors":
         raise UsageError(f"--output {output} must end with .safetensors.")
 
-    from benchmark.weights import trained_as
-
-    name = preset or default_preset(trained_as(method), entry, init is not None)
-    if PRESETS[name].fine_tunes and init is None:
-        raise UsageError(
-            f"preset {name} starts from trained weights: pass --init.", "From scratch: another --preset; see --help."
-        )
-    if teacher is not None and changes["distill"] is None:
-        changes["distill"] = 0.5
-    options = dict(parse_settings(settings))
-    cell = TrainCell(
+    cell = training_cell(
         method=method,
-        method_options={**_fitting(PRESETS[name].options, trained_as(method)), **options},
+        method_options=dict(parse_settings(settings)),
         dataset=dataset,
         data_dir=str(data_dir) if data_dir else None,
         model=model,
+        preset=preset,
         init=init,
         teacher=teacher,
         teacher_model=teacher_model,
-        recipe=recipe_of(name, changes),
+        changes=changes,
         limit=limit,
         preprocessing=parse_preprocessing(geometry),
         flags=flags,
@@ -195,56 +184,3 @@ def _train(cell: Any, execution: Any, results: Path | None, as_json: bool) -> No
     )
     if as_json:
         click.echo(record.to_json(), nl=False)
-
-
-def default_preset(method: str, entry: Any, starts: bool) -> str:
-    """The recipe where none is named: the paper's for the method and the size of the images."""
-    if getattr(entry, "embedded", False):
-        return "embedded"
-    if getattr(entry, "large", False):
-        return "qcfs-imagenet"
-    if method == "surrogate":
-        return "surrogate-cifar"
-    if method == "qffs" and starts:
-        return "qffs-cifar"
-    return "qcfs-cifar"
-
-
-def recipe_of(preset: str, changes: dict[str, Any]) -> Recipe:
-    """A preset with what the user changed; its warm-up keeps its share of the epochs.
-
-    Raises UsageError naming what is impossible.
-    """
-    from pydantic import ValidationError
-
-    from benchmark.errors import UsageError, unknown_name
-    from benchmark.training.recipe import Recipe
-
-    given = {key: value for key, value in changes.items() if value is not None}
-    if "augment" in given:
-        names = [] if given["augment"] == "none" else [part.strip() for part in given["augment"].split(",")]
-        for name in names:
-            if name not in AUGMENTATIONS:
-                raise unknown_name("augmentation", name, AUGMENTATIONS, "python -m benchmark train --help")
-        given["augment"] = tuple(names)
-    fields = {**PRESETS[preset].recipe, **given}
-    if "warmup_epochs" not in given and "warmup_epochs" in fields:  # the preset's share of the epochs
-        fields["warmup_epochs"] *= fields["epochs"] / PRESETS[preset].recipe["epochs"]
-    try:
-        return Recipe.model_validate(fields)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = "--" + str(first["loc"][0]).replace("_", "-") + ": " if first["loc"] else ""
-        raise UsageError(f"{place}{first['msg'].removeprefix('Value error, ')}.") from error
-
-
-def _fitting(options: dict[str, int | float], method: str) -> dict[str, int | float]:
-    """The preset's options that the method has."""
-    import dataclasses
-
-    from benchmark import registry
-
-    if method == "relu":
-        return {}
-    known = {item.name for item in dataclasses.fields(registry.load("methods", method))}
-    return {key: value for key, value in options.items() if key in known}
