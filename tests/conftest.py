@@ -193,7 +193,7 @@ def record_document() -> dict[str, Any]:
         },
         "protocol": "digits - test 6 @0123",
         "flags": ["a remark"],
-        "ann": {"accuracy": estimate},
+        "ann": {"accuracy": estimate, "training": "0123456789ab"},
         "curve": {
             "timestep": [1, 2, 3],
             "accuracy": [0.1, third, sum_],

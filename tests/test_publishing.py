@@ -10,6 +10,7 @@ import shutil
 
 import pytest
 import torch
+from conftest import ROOT
 from hub_cache import COMMIT, put
 from huggingface_hub import ModelCard
 
@@ -18,7 +19,7 @@ from benchmark.card import Card, read_card
 from benchmark.checkpoints import read_weights, write_checkpoint
 from benchmark.publishing import network_of
 from benchmark.store import sha256_of
-from benchmark.training.record import TrainingRecord
+from benchmark.training.record import TrainingRecord, load_training_record
 
 FINGERPRINT = "0f1e2d3c4b5a"
 
@@ -348,13 +349,15 @@ def test_publishing_what_was_published(call, checkpoint, tmp_path):
     assert sha256_of(tmp_path / "second" / "model.safetensors") == sha256_of(checkpoint)
 
 
-def test_every_shipped_checkpoint_can_be_published(call, tmp_path):
+def test_every_shipped_checkpoint_can_be_published_with_the_record_of_its_training(call, tmp_path):
+    records = ROOT / "leaderboard" / "results"
     for found in locating.shipped():
         folder = tmp_path / found.path.stem
-        assert call("publish", found.name, "--output", folder, "--license", "other").code == 0
+        assert call("publish", found.name, "--output", folder, "--license", "other", "--results", records).code == 0
         assert sha256_of(folder / "model.safetensors") == sha256_of(found.path)
         assert commands(folder)[0][-2:] == ["--data-dir", "DIR"]
-        assert "fine-tuned from a ReLU network that had seen all 50,000" in (folder / "README.md").read_text()
+        assert "trained on a recompressed copy" in (folder / "README.md").read_text()
+        assert load_training_record(folder / "training.json").checkpoint_sha256 == sha256_of(found.path)
 
 
 # The training record

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,6 +15,7 @@ from torch import nn
 from benchmark import registry
 from benchmark.card import Card
 from benchmark.checkpoints import as_stored, write_checkpoint
+from benchmark.claims import Claim, waiting_for
 from benchmark.errors import BenchmarkError, RecordError
 from benchmark.numerics import dtype_of, numerics, torch_flags
 from benchmark.provenance import device_name, git_state, now, slurm_environment, versions
@@ -67,13 +68,24 @@ def train(
     folder = store.training / spec.id
     record_path = store.training / f"{spec.id}.json"
     checkpoint = execution.output or store.checkpoints / f"{stem(spec)}{SUFFIX}"
-    if not execution.rerun and (found := _finished(record_path, checkpoint)) is not None:
-        return found, checkpoint, True
     precision = spec.recipe.precision
     with (
         team(execution.device, execution.distributed) as processes,
         numerics("fp32" if precision == "bf16" else precision, processes.device),
+        ExitStack() as stack,
     ):
+
+        def is_stored() -> bool:
+            return not execution.rerun and processes.any(_finished(record_path, checkpoint) is not None)
+
+        if is_stored():
+            return load_training_record(record_path), checkpoint, True
+        if processes.leads:
+            stack.enter_context(waiting_for(Claim(folder / "claim")))
+        processes.wait()
+        # Somebody else may have finished it while this one waited.
+        if is_stored():
+            return load_training_record(record_path), checkpoint, True
         files = StateFiles(folder, spec.id)
         if execution.rerun and processes.leads:
             files.clear()

@@ -131,3 +131,20 @@ def test_killed_twenty_times(tmp_path):
     weights, others = read_weights(checkpoint), read_weights(unbroken)
     assert all(torch.equal(weights[name], others[name]) for name in weights)
     assert record["checkpoint_sha256"] == sha256_of(checkpoint)
+
+
+@pytest.mark.slow
+def test_of_two_at_once_one_trains_and_the_other_waits(tmp_path):
+    arguments = {
+        "env": environment(),
+        "cwd": tmp_path,
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.PIPE,
+        "text": True,
+    }
+    both = [subprocess.Popen(command(tmp_path / "r", "--epochs", 20), **arguments) for _ in range(2)]
+    outputs = [process.communicate(timeout=120) for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert sorted(out.partition(":")[0] for out, _ in outputs) == ["was there already", "wrote"]
+    assert sorted("epoch 1/20" in errors for _, errors in outputs) == [False, True]
+    assert not list((tmp_path / "r").rglob("claim*"))
