@@ -10,7 +10,7 @@ import torch
 from benchmark import registry
 from benchmark.energy import energy
 from benchmark.errors import UsageError, unknown_name
-from benchmark.options import build
+from benchmark.options import build, parse_policy_text
 from benchmark.records import (
     Against,
     Ann,
@@ -52,17 +52,9 @@ def parse_policy(text: str) -> PolicySpec:
 
     Raises UsageError for an unknown policy or option, with near matches.
     """
-    name, bracket, rest = text.partition("[")
-    if bracket and not rest.endswith("]"):
-        raise UsageError(f"policy {text!r}: the closing bracket is missing.")
+    name, options = parse_policy_text(text)
     if name not in registry.names("policies"):
         raise unknown_name("policy", name, registry.names("policies"), "python -m benchmark list policies")
-    options: dict[str, str] = {}
-    for part in filter(None, rest.removesuffix("]").split(",")):
-        key, equals, value = part.partition("=")
-        if not equals:
-            raise UsageError(f"policy {text!r}: {part!r} is not KEY=VALUE.")
-        options[key.strip()] = value.strip()
     return normalised(PolicySpec(name=name, options=dict(options)))
 
 

@@ -26,6 +26,20 @@ def parse_settings(settings: Iterable[str]) -> dict[str, str]:
     return parsed
 
 
+def parse_policy_text(text: str) -> tuple[str, dict[str, str]]:
+    """`name` or `name[key=value,...]` in its parts. Raises UsageError for another form."""
+    name, bracket, rest = text.partition("[")
+    if bracket and not rest.endswith("]"):
+        raise UsageError(f"policy {text!r}: the closing bracket is missing.")
+    options: dict[str, str] = {}
+    for part in filter(None, rest.removesuffix("]").split(",")):
+        key, equals, value = part.partition("=")
+        if not equals:
+            raise UsageError(f"policy {text!r}: {part!r} is not KEY=VALUE.")
+        options[key.strip()] = value.strip()
+    return name, options
+
+
 def parse_preprocessing(settings: Iterable[str]) -> dict[str, Any] | None:
     """`KEY=VALUE` strings as the JSON of a Preprocessing, None if there are none. Raises UsageError for a wrong one."""
     from benchmark.data.images import Preprocessing

@@ -17,7 +17,7 @@ from benchmark.records import ResultRecord, load_record
 from benchmark.spec import RunSpec
 
 DEFAULT_RESULTS = Path("leaderboard/results")
-NOT_RECORDS = ("recordings", "checkpoints", "training")
+NOT_RECORDS = ("recordings", "checkpoints", "training", "sweeps")
 
 
 @dataclass(frozen=True)

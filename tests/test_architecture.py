@@ -98,7 +98,17 @@ ALLOWED = {
     "methods": ("methods",),
     "dynconf": ("dynconf",),
     "leaderboard": ("leaderboard", "benchmark.records"),
-    "slurm": ("slurm", "benchmark.spec", "benchmark.runner", "benchmark.records", "benchmark.training"),
+    "slurm": (
+        "slurm",
+        "benchmark.spec",
+        "benchmark.runner",
+        "benchmark.records",
+        "benchmark.training",
+        "benchmark.sweeps",
+        "benchmark.errors",
+        "benchmark.provenance",
+        "benchmark.store",
+    ),
     "benchmark": ("benchmark", "methods", "dynconf"),
 }
 ALLOWED_IN_CLI = (*ALLOWED["benchmark"], "leaderboard", "slurm")

@@ -10,6 +10,7 @@ import click
 
 from benchmark.cli.collect import collect
 from benchmark.cli.doctor import doctor
+from benchmark.cli.jobs import cancel, logs
 from benchmark.cli.leaderboard import leaderboard
 from benchmark.cli.listing import listing
 from benchmark.cli.prepare import prepare
@@ -19,6 +20,8 @@ from benchmark.cli.replay import replay
 from benchmark.cli.report import report
 from benchmark.cli.run import run
 from benchmark.cli.selftest import selftest
+from benchmark.cli.status import status
+from benchmark.cli.sweep import sweep
 from benchmark.cli.train import train
 from benchmark.errors import EXIT_FAILED, EXIT_INTERRUPTED, BenchmarkError, near_matches
 
@@ -57,6 +60,10 @@ def cli() -> None:
 
 for command in (
     run,
+    sweep,
+    status,
+    logs,
+    cancel,
     collect,
     train,
     replay,
