@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import submitit
-from submitit.helpers import Checkpointable, TorchDistributedEnvironment
+from submitit.helpers import Checkpointable
 
 from benchmark.records import ResultRecord
 from benchmark.runner import SliceResult, run_in_folder, run_slice_in_folder
@@ -18,6 +18,8 @@ from benchmark.spec import Cell, ExecSpec, Slice
 from benchmark.training.command import train_in_folder
 from benchmark.training.record import TrainingRecord
 from benchmark.training.spec import TrainCell, TrainExec
+from slurm.processes import export_environment
+from slurm.requeueing import requeued_when_interrupted
 
 
 @dataclass
@@ -53,10 +55,9 @@ class RunTraining(Checkpointable):
     execution: TrainExec
 
     def __call__(self) -> TrainingRecord:
-        if submitit.JobEnvironment().num_tasks > 1:
-            # A scheduler may show a task all devices of its node or its own alone; which one to take is decided later.
-            TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
-        return train_in_folder(self.cell, self.results, self.execution)
+        export_environment()
+        with requeued_when_interrupted():
+            return train_in_folder(self.cell, self.results, self.execution)
 
 
 def submit(

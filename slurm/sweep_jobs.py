@@ -7,14 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import submitit
-from submitit.helpers import Checkpointable, TorchDistributedEnvironment
+from submitit.helpers import Checkpointable
+
+from slurm.processes import export_environment
+from slurm.requeueing import requeued_when_interrupted
 
 
 @dataclass
 class RunTasks(Checkpointable):
     """Tasks of a sweep, one after the other; returns the status of each by key, None for one that it left to others.
 
-    Preempted or out of time, the job is queued again as it was: what is done is on disk. All tasks (in SLURM's sense) of the
+    Preempted or out of time, the job is queued again as it was: what is done is on disk, and a training writes its state first.
+    All tasks (in SLURM's sense) of the
     job train one network together.
     """
 
@@ -30,9 +34,7 @@ class RunTasks(Checkpointable):
         from benchmark.sweeps.work import Place, work
 
         environment = submitit.JobEnvironment()
-        if environment.num_tasks > 1:
-            # A scheduler may show a task all devices of its node or its own alone; which one to take is decided later.
-            TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
+        export_environment()
         place = Place(
             job=environment.job_id,
             log=str(environment.paths.stderr),
@@ -41,5 +43,6 @@ class RunTasks(Checkpointable):
             alone=environment.num_tasks == 1,
         )
         folder = SweepFolder(ResultStore(self.results), self.sweep)
-        outcomes = work(folder, self.keys, place, self.retry_failed)
+        with requeued_when_interrupted():
+            outcomes = work(folder, self.keys, place, self.retry_failed)
         return {key: outcome.status if outcome else None for key, outcome in outcomes.items()}

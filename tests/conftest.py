@@ -14,6 +14,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
+pytest_plugins = ["slurm_lab"]
 
 # The networks here are tiny, and some tests run several processes at once: more threads only get in each other's way.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -15,7 +15,8 @@ Examples:
   sbatch --array=1-8 ... python -m benchmark run --slice auto --method qcfs --dataset imagenet --data-dir DIR
   torchrun --nproc-per-node 4 -m benchmark run --slice auto --method qcfs --dataset imagenet --data-dir DIR
   python -m benchmark run --slice 2/3 --method qcfs --dataset imagenet --data-dir DIR
-  python -m benchmark collect"""
+  python -m benchmark collect
+  python -m benchmark collect --page leaderboard/README.md"""
 )
 @click.argument("recordings", metavar="[RECORDING_ID]...", nargs=-1)
 @click.option(
@@ -24,8 +25,13 @@ Examples:
 @click.option(
     "--plugin", "plugins", multiple=True, type=click.Path(path_type=Path), help="Python file that registers more."
 )
+@click.option(
+    "--page", type=click.Path(path_type=Path), help="Also rebuild this leaderboard page, such as leaderboard/README.md."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the records as a JSON array on stdout.")
-def collect(recordings: tuple[str, ...], results: Path | None, plugins: tuple[Path, ...], as_json: bool) -> int:
+def collect(
+    recordings: tuple[str, ...], results: Path | None, plugins: tuple[Path, ...], page: Path | None, as_json: bool
+) -> int:
     """Join what `run --slice` has recorded, and write the records that whole runs would have written.
 
     Needs no network, no GPU and no dataset. Without RECORDING_ID: all recordings that slices have worked on. Exits with 1 and
@@ -34,6 +40,7 @@ def collect(recordings: tuple[str, ...], results: Path | None, plugins: tuple[Pa
     import json
 
     from benchmark import collecting, registry
+    from benchmark.cli.leaderboard import write_page
     from benchmark.cli.tables import record_table
     from benchmark.store import DEFAULT_RESULTS, ResultStore
 
@@ -41,7 +48,7 @@ def collect(recordings: tuple[str, ...], results: Path | None, plugins: tuple[Pa
         registry.load_plugin(plugin)
     store = ResultStore(results or DEFAULT_RESULTS)
     found, damaged = collecting.find(store, recordings)
-    if not found and not damaged:
+    if not found and not damaged and page is None:
         raise UsageError(
             f"no slices have worked on a recording in {store.root}.",
             "Make some with: python -m benchmark run --slice K/N",
@@ -69,4 +76,6 @@ def collect(recordings: tuple[str, ...], results: Path | None, plugins: tuple[Pa
         click.echo(json.dumps(records, indent=2, sort_keys=True))
     for problem in problems:
         click.echo(f"error: {problem}", err=True)
+    if page is not None and write_page(store, page) != EXIT_OK:
+        return EXIT_FAILED
     return EXIT_FAILED if problems else EXIT_OK

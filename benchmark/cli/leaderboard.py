@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import click
 
 from benchmark.errors import EXIT_FAILED, EXIT_OK, StaleLeaderboard
+
+if TYPE_CHECKING:
+    from benchmark.store import ResultStore
 
 DEFAULT_OUTPUT = Path("leaderboard/README.md")
 
@@ -34,26 +38,42 @@ Examples:
 def leaderboard(results: Path | None, output: Path, check: bool) -> int:
     """Build the leaderboard page and its figures from the records."""
     from benchmark.store import DEFAULT_RESULTS, ResultStore
-    from leaderboard import Leaderboard
 
-    store = ResultStore(results or DEFAULT_RESULTS)
-    records, bad = store.load_all()
-    problems = [problem.reason.replace(f"{store.root}/", "") for problem in bad]
-    board = Leaderboard.from_records(records, problems, _links(store.training, output))
-    for problem in problems:
-        click.echo(f"skipped {problem}", err=True)
+    board, records, problems = _board(ResultStore(results or DEFAULT_RESULTS), output)
     if check:
         differences = board.check(output)
         if differences:
             raise StaleLeaderboard(
-                f"{output} is not what the {len(records)} records say:\n" + "\n".join(differences),
+                f"{output} is not what the {records} records say:\n" + "\n".join(differences),
                 "Rebuild it with: python -m benchmark leaderboard",
             )
-        click.echo(f"{output} is up to date with {len(records)} records", err=True)
+        click.echo(f"{output} is up to date with {records} records", err=True)
     else:
-        for path in board.write(output):
-            click.echo(f"wrote {path}", err=True)
+        _write(board, output)
     return EXIT_FAILED if problems else EXIT_OK
+
+
+def write_page(store: ResultStore, output: Path) -> int:
+    """Build the page from the records; the exit code."""
+    board, _, problems = _board(store, output)
+    _write(board, output)
+    return EXIT_FAILED if problems else EXIT_OK
+
+
+def _board(store: ResultStore, output: Path) -> tuple[Any, int, list[str]]:
+    """The leaderboard, how many records it is made of, and what could not be read."""
+    from leaderboard import Leaderboard
+
+    records, bad = store.load_all()
+    problems = [problem.reason.replace(f"{store.root}/", "") for problem in bad]
+    for problem in problems:
+        click.echo(f"skipped {problem}", err=True)
+    return Leaderboard.from_records(records, problems, _links(store.training, output)), len(records), problems
+
+
+def _write(board: Any, output: Path) -> None:
+    for path in board.write(output):
+        click.echo(f"wrote {path}", err=True)
 
 
 def _links(trainings: Path, page: Path) -> dict[str, str]:

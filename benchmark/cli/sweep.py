@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from benchmark.sweeps.folder import SweepFolder
     from benchmark.sweeps.state import TaskState
     from benchmark.sweeps.tasks import Resources, Task
-    from slurm.cluster_profile import Profile
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -117,8 +116,8 @@ def sweep(
     return EXIT_OK
 
 
-def _submit(folder: SweepFolder, cluster: str, settings: Profile, flags: Resources, retry_failed: bool) -> None:
-    """Hand over what is left; of two submitters at once, one waits for the other and sees its jobs."""
+def _submit(folder: SweepFolder, cluster: str, settings: Any, flags: Resources, retry_failed: bool) -> None:
+    """Hand over what is left under a cluster profile; of two submitters at once, one waits for the other and sees its jobs."""
     from benchmark.claims import waiting_for
     from benchmark.sweeps.state import states, summary, wanted
     from slurm.submitting import start_processes, submit_tasks
@@ -147,7 +146,7 @@ def _queued(folder: SweepFolder) -> dict[str, str]:
 
 def _settings(
     file: Path | None, name: str | None, parallel: int | None, cells_per_job: int | None, asked: dict[str, Any]
-) -> tuple[Profile, Resources]:
+) -> tuple[Any, Resources]:
     from pydantic import ValidationError
 
     from benchmark.sweeps.tasks import Resources

@@ -31,7 +31,8 @@ class StopRequest:
 def stop_on_signals() -> Iterator[StopRequest]:
     """A request that signals raise; a second SIGINT interrupts at once.
 
-    Outside the main thread nothing is caught, and a signal that somebody handles already, as submitit does, stays theirs.
+    Outside the main thread nothing is caught. A signal that somebody handles already stays theirs, but for SIGUSR2, the warning
+    of a scheduler: it is theirs again when the state is written.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
@@ -43,7 +44,8 @@ def stop_on_signals() -> Iterator[StopRequest]:
             raise KeyboardInterrupt
         request.set()
 
-    free = [number for number in SIGNALS if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler)]
+    unhandled = (signal.SIG_DFL, signal.default_int_handler)
+    free = [number for number in SIGNALS if number == signal.SIGUSR2 or signal.getsignal(number) in unhandled]
     before = {number: signal.signal(number, handle) for number in free}
     try:
         yield request

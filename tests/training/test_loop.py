@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from contextlib import contextmanager
 
 import pytest
@@ -18,7 +19,7 @@ from benchmark.training.loop import Diverged, Interrupted, Training
 from benchmark.training.objective import Objective
 from benchmark.training.recipe import Recipe
 from benchmark.training.state import StateFiles
-from benchmark.training.stopping import StopRequest
+from benchmark.training.stopping import StopRequest, stop_on_signals
 from benchmark.training.thresholds import initialise_thresholds
 from methods.qcfs import QCFS, QCFSActivation
 from methods.qffs import QFFS
@@ -301,3 +302,21 @@ def test_judging_by_hand(images):
     labels = torch.from_numpy(images.labels)
     assert (found.right, found.images) == (int((logits.argmax(1) == labels).sum()), 128)
     assert found.loss == pytest.approx(torch.nn.functional.cross_entropy(logits, labels).item(), rel=1e-5)
+
+
+def test_a_warning_is_taken_while_training_and_given_back():
+    """SIGUSR2 belongs to submitit, which would end the process in the middle of a step."""
+    heard = []
+    theirs = signal.signal(signal.SIGUSR2, lambda *_: heard.append("theirs"))
+    terminated = signal.signal(signal.SIGTERM, lambda *_: heard.append("terminated"))
+    try:
+        with stop_on_signals() as stop:
+            signal.raise_signal(signal.SIGTERM)  # somebody handles it already
+            assert heard == ["terminated"] and not stop.raised
+            signal.raise_signal(signal.SIGUSR2)
+            assert stop.raised and heard == ["terminated"]
+        signal.raise_signal(signal.SIGUSR2)
+        assert heard == ["terminated", "theirs"]
+    finally:
+        signal.signal(signal.SIGUSR2, theirs)
+        signal.signal(signal.SIGTERM, terminated)

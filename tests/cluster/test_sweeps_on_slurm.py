@@ -1,0 +1,282 @@
+"""Sweeps on a real Slurm: what is killed, preempted or fails for good ends in a whole table or in a precise list."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+pytestmark = pytest.mark.cluster
+
+SMALL = """
+[defaults]
+dataset = "synthetic"
+timesteps = 3
+limit = 16
+calibration-size = 16
+[resources]
+gpus = 1
+mem = "2G"
+time = 30
+[[cells]]
+method = ["qcfs", "cos"]
+seed = [0, 1]
+"""
+
+# A recording that takes some ten seconds: 12 shards of 256 images, slowed down.
+SLOW = """
+plugins = ["{plugin}"]
+[resources]
+mem = "2G"
+time = 30
+[[cells]]
+method = "slow"
+dataset = "synthetic"
+timesteps = 4
+calibration-size = 16
+"""
+
+PLUGIN = """
+import time
+from benchmark.registry import register
+from methods.qcfs import QCFS
+
+class Slow(QCFS):
+    def convert(self, network, calibration=None):
+        spiking = super().convert(network, calibration)
+        begin = spiking.begin
+        def slowly(images):
+            time.sleep(0.5)
+            begin(images)
+        spiking.begin = slowly
+        return spiking
+
+register("methods", "slow", Slow)
+"""
+
+
+def rows(benchmark, *more):
+    return json.loads(benchmark("status", "--json", *more, code=None).stdout)
+
+
+def states(benchmark):
+    return [row["state"] for row in rows(benchmark)]
+
+
+def wait_until(condition, seconds=120.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.2)
+
+
+def wait_done(benchmark, seconds=240.0):
+    wait_until(lambda: not {"running", "queued"} & set(states(benchmark)), seconds)
+
+
+def slow(benchmark):
+    plugin = benchmark.folder / "slow.py"
+    plugin.write_text(PLUGIN)
+    return benchmark.write(SLOW.format(plugin=plugin))
+
+
+def shards(benchmark):
+    return sorted(benchmark.results.glob("recordings/*/test/shard-*.safetensors"))
+
+
+def record(benchmark):
+    (path,) = benchmark.results.glob("synthetic/**/*.json")
+    return json.loads(path.read_text())
+
+
+def pid_of_the_task(benchmark):
+    (path,) = (benchmark.results / "sweeps" / "table" / "claims").iterdir()
+    return json.loads(path.read_text())["pid"]
+
+
+def test_the_demo_is_the_table_that_one_process_makes(benchmark):
+    """24 cells as an array on pretended GPUs; the page is equal byte for byte."""
+    demo = ROOT / "sweeps" / "demo.toml"
+    benchmark("sweep", demo, "--cluster", "slurm", "--cells-per-job", 3, "--parallel", 4)
+    assert set(states(benchmark)) <= {"queued", "running", "done"}
+    wait_done(benchmark, 500)
+    assert states(benchmark) == ["done"] * 24
+    benchmark("leaderboard", "--results", benchmark.results, "--output", benchmark.folder / "slurm" / "README.md")
+    # The weights are those that the jobs trained: processors may differ in the last bit.
+    inline = benchmark.folder / "inline"
+    for name in ("checkpoints", "training"):
+        (inline / name).mkdir(parents=True)
+        for path in (benchmark.results / name).iterdir():
+            if path.is_file():
+                (inline / name / path.name).write_bytes(path.read_bytes())
+    benchmark("sweep", demo, "--results", inline)
+    benchmark("leaderboard", "--results", inline, "--output", benchmark.folder / "inline.page" / "README.md")
+    pages = [(benchmark.folder / name / "README.md").read_text() for name in ("slurm", "inline.page")]
+    assert pages[0].replace("../r/", "../inline/") == pages[1]
+    assert len(re.findall("`[0-9a-f]{12}`", pages[0])) >= 24
+
+
+def test_nothing_is_submitted_twice(benchmark):
+    path = benchmark.write(SMALL)
+    first = benchmark("sweep", path, "--cluster", "slurm")
+    assert "submitted 4 tasks in 4 jobs" in first.stderr
+    assert "submitted 0 tasks in 0 jobs: none" in benchmark("sweep", path, "--cluster", "slurm").stderr
+    wait_done(benchmark)
+    assert states(benchmark) == ["done"] * 4
+    assert "submitted 0 tasks" in benchmark("sweep", path, "--cluster", "slurm").stderr
+    gpu = next((benchmark.results / "synthetic").rglob("*.json"))
+    assert json.loads(gpu.read_text())["provenance"]["slurm"]
+
+
+def test_jobs_of_a_submitter_that_died_are_known(benchmark):
+    """Its folder does not know the ids; the jobs are found by their name."""
+    benchmark("sweep", slow(benchmark), "--cluster", "slurm")
+    (path,) = (benchmark.results / "sweeps" / "table" / "submissions").iterdir()
+    document = json.loads(path.read_text())
+    path.write_text(json.dumps({key: value for key, value in document.items() if key != "jobs"}))
+    assert states(benchmark) in (["queued"], ["running"])
+    assert "submitted 0 tasks" in benchmark("sweep", slow(benchmark), "--cluster", "slurm").stderr
+    benchmark("cancel")
+
+
+@pytest.mark.parametrize("how", ["preempted", "requeued"])
+def test_a_recording_goes_on_after_preemption(benchmark, cluster, how):
+    """USR2 as a warning, or requeued without one: finished shards are not made again, and the id of the job stays."""
+    benchmark("sweep", slow(benchmark), "--cluster", "slurm")
+    wait_until(lambda: len(shards(benchmark)) >= 1)
+    ((job, state, _),) = cluster.jobs()
+    assert state == "RUNNING" and states(benchmark) == ["running"]
+    before = {path: path.stat().st_mtime_ns for path in shards(benchmark)}
+    cluster.asked(*(["scancel", "-s", "USR2", job] if how == "preempted" else ["scontrol", "requeue", job]))
+    wait_done(benchmark)
+    assert states(benchmark) == ["done"]
+    assert all(path.stat().st_mtime_ns == time for path, time in before.items())
+    assert record(benchmark)["provenance"]["slurm"]["SLURM_JOB_ID"] == job
+    assert rows(benchmark)[0]["outcome"]["job"] == job
+
+
+def test_what_is_killed_is_missing_and_goes_on(benchmark):
+    """SIGKILL, as from the kernel where memory runs out: no last word, and status still knows."""
+    path = slow(benchmark)
+    benchmark("sweep", path, "--cluster", "slurm")
+    wait_until(lambda: len(shards(benchmark)) >= 1)
+    os.kill(pid_of_the_task(benchmark), signal.SIGKILL)
+    wait_done(benchmark)
+    (row,) = rows(benchmark)
+    assert row["state"] == "missing" and row["why"].startswith("its process on ")
+    before = {path: path.stat().st_mtime_ns for path in shards(benchmark)}
+    assert "submitted 1 tasks" in benchmark("sweep", path, "--cluster", "slurm").stderr
+    wait_done(benchmark)
+    assert states(benchmark) == ["done"]
+    assert all(path.stat().st_mtime_ns == time for path, time in before.items())
+
+
+def test_cancelled_jobs_leave_a_list(benchmark):
+    path = slow(benchmark)
+    benchmark("sweep", path, "--cluster", "slurm")
+    wait_until(lambda: states(benchmark) == ["running"])
+    assert "cancelled " in benchmark("cancel").stderr
+    wait_done(benchmark)
+    assert states(benchmark) == ["missing"]
+    assert "nothing: no job is alive" in benchmark("cancel").stderr
+
+
+def test_a_cell_that_always_fails_is_named_with_its_log(benchmark):
+    path = benchmark.write(SMALL + '[[cells]]\nmethod = "qcfs"\ncheckpoint = "no.pt"\n')
+    benchmark("sweep", path, "--cluster", "slurm")
+    wait_done(benchmark)
+    found = rows(benchmark)
+    assert sorted(row["state"] for row in found) == ["done"] * 4 + ["failed"]
+    failed = found[-1]
+    assert "no.pt does not exist" in failed["why"] and Path(failed["outcome"]["log"]).is_file()
+    told = benchmark("status", code=1).stdout
+    assert f"(log: {failed['outcome']['log']})" in told and "4 done, 1 failed" in told
+    assert "does not exist" in benchmark("logs", failed["key"]).stdout
+    assert "submitted 0 tasks" in benchmark("sweep", path, "--cluster", "slurm").stderr
+    assert "submitted 1 tasks" in benchmark("sweep", path, "--cluster", "slurm", "--retry-failed").stderr
+    wait_done(benchmark)
+    assert states(benchmark)[-1] == "failed"
+
+
+def test_the_controller_may_be_away(benchmark, cluster):
+    """Running jobs go on; nobody submits as long as nobody knows what is queued."""
+    path = slow(benchmark)
+    benchmark("sweep", path, "--cluster", "slurm")
+    wait_until(lambda: states(benchmark) == ["running"])
+    cluster.lab("stop.sh", "-9", "ctld")
+    try:
+        told = benchmark("status", code=1)
+        assert "squeue " in told.stderr and "running" in told.stdout
+        refused = benchmark("sweep", path, "--cluster", "slurm", code=1)
+        assert "squeue " in refused.stderr
+    finally:
+        cluster.lab("start.sh", "ctld")
+    wait_done(benchmark)
+    assert states(benchmark) == ["done"]
+
+
+def test_the_daemon_of_the_node_may_die(benchmark, cluster):
+    path = slow(benchmark)
+    benchmark("sweep", path, "--cluster", "slurm")
+    wait_until(lambda: states(benchmark) == ["running"])
+    ((_, _, node),) = cluster.jobs()
+    cluster.lab("stop.sh", "-9", node)
+    time.sleep(2)
+    cluster.lab("start.sh", node)
+    wait_done(benchmark)
+    assert states(benchmark) == ["done"]
+
+
+TRAINED = """
+[defaults]
+dataset = "synthetic"
+[resources]
+mem = "2G"
+time = 30
+[[trainings]]
+name = "net"
+method = "qcfs"
+epochs = {epochs}
+checkpoint-seconds = 3600
+resources = {{ nodes = {nodes} }}
+[[cells]]
+method = ["qcfs", "srp"]
+checkpoint = "training:net"
+timesteps = 3
+limit = 16
+calibration-size = 16
+"""
+
+
+def training_record(benchmark):
+    (path,) = (benchmark.results / "training").glob("*.json")
+    return json.loads(path.read_text())
+
+
+def test_a_training_on_two_nodes_and_its_cells(benchmark):
+    # The nodes of the lab have names that no network knows.
+    benchmark.write('setup = ["export MASTER_ADDR=127.0.0.1"]\n', "slurm")
+    benchmark("sweep", benchmark.write(TRAINED.format(epochs=2, nodes=2)), "--cluster", "slurm")
+    wait_done(benchmark)
+    assert states(benchmark) == ["done"] * 3
+    trained = training_record(benchmark)
+    assert trained["provenance"]["processes"] == 2 and trained["provenance"]["submit_sha"]
+    records = [json.loads(path.read_text()) for path in (benchmark.results / "synthetic").rglob("*.json")]
+    assert {each["ann"]["training"] for each in records} == {trained["id"]} and len(records) == 2
+
+
+def test_a_training_goes_on_after_preemption(benchmark, cluster):
+    benchmark("sweep", benchmark.write(TRAINED.format(epochs=400, nodes=1)), "--cluster", "slurm")
+    wait_until(lambda: list((benchmark.results / "training").glob("*/state.pt")))
+    job = next(job for job, state, _ in cluster.jobs() if state == "RUNNING")
+    cluster.asked("scancel", "-s", "USR2", job)
+    wait_done(benchmark)
+    assert states(benchmark) == ["done"] * 3
+    trained = training_record(benchmark)
+    assert len(trained["provenance"]["resumed_at"]) == 1 and len(trained["epochs"]) == 400

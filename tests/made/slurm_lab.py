@@ -1,0 +1,127 @@
+"""A real Slurm of several nodes on this machine, for the tests marked `cluster`."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+LAB = ROOT / "tests" / "cluster" / "lab"
+INSTALL = "bash tests/cluster/lab/install.sh"
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A running cluster: `folder` holds its state, `environment` what its clients need."""
+
+    folder: Path
+    environment: dict[str, str]
+
+    def lab(self, script: str, *arguments: str) -> str:
+        """Run one of the lab's scripts."""
+        done = subprocess.run(
+            ["bash", LAB / script, *arguments],
+            env={**os.environ, **self.environment},
+            capture_output=True,
+            text=True,
+            timeout=180,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def asked(self, *command: str) -> str:
+        """What a command of Slurm prints."""
+        done = subprocess.run(
+            command, env={**os.environ, **self.environment}, capture_output=True, text=True, timeout=60, check=False
+        )
+        return done.stdout.strip() if done.returncode == 0 else f"error: {done.stderr}"
+
+    def jobs(self, *more: str) -> list[tuple[str, str, str]]:
+        """Id, state and node of every live job, array elements one by one."""
+        lines = self.asked("squeue", "-h", "-r", "-o", "%i|%T|%N", *more).splitlines()
+        return [tuple(line.split("|")) for line in lines if line.count("|") == 2]  # type: ignore[misc]
+
+    def wait_empty(self, seconds: float) -> None:
+        """Until no job is alive."""
+        end = time.monotonic() + seconds
+        while self.jobs():
+            assert time.monotonic() < end, self.jobs()
+            time.sleep(0.5)
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """Two nodes of four pretended processors and two pretended GPUs, without accounting, as many small clusters are."""
+    if shutil.which("slurmctld", path=f"{os.environ['PATH']}:/usr/sbin") is None:
+        pytest.skip(f"NO SLURM ON THIS MACHINE: nothing is known about clusters. Install it with: {INSTALL}")
+    folder = Path(tempfile.mkdtemp(prefix="lab", dir="/tmp"))  # sockets have short paths
+    environment = {
+        "SLURMLAB_DIR": str(folder),
+        "SLURMLAB_PORT": str(20000 + os.getpid() % 20000),
+        "SLURMLAB_ACCT": "0",
+        "SLURMLAB_NODES": "2",
+        "SLURMLAB_CPUS": "4",
+        "SLURMLAB_MEM": "16000",
+        "SLURM_CONF": str(folder / "etc" / "slurm.conf"),
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
+        "OMP_NUM_THREADS": "1",
+    }
+    running = Cluster(folder, environment)
+    try:
+        running.lab("start.sh")
+        yield running
+    finally:
+        running.lab("stop.sh", "--purge")
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """The command line on the cluster, with its results in `results`."""
+
+    cluster: Cluster
+    folder: Path
+
+    @property
+    def results(self) -> Path:
+        return self.folder / "r"
+
+    def __call__(self, *arguments: object, code: int | None = 0) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "benchmark", *map(str, arguments)]
+        if arguments[0] != "leaderboard":
+            command += ["--results", str(self.results)]
+        done = subprocess.run(
+            command,
+            env={**os.environ, **self.cluster.environment},
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+        )
+        assert code is None or done.returncode == code, done.stdout + done.stderr
+        return done
+
+    def write(self, text: str, name: str = "table") -> Path:
+        path = self.folder / f"{name}.toml"
+        path.write_text(text)
+        return path
+
+
+@pytest.fixture
+def benchmark(cluster, tmp_path) -> Iterator[Benchmark]:
+    """The command line; no job is left afterwards."""
+    yield Benchmark(cluster, tmp_path)
+    cluster.asked("scancel", "-u", str(os.getuid()))
+    for job, *_ in cluster.jobs():
+        cluster.asked("scancel", job)
+    cluster.wait_empty(60)
