@@ -78,7 +78,10 @@ def cluster() -> Iterator[Cluster]:
     }
     running = Cluster(folder, environment)
     try:
-        running.lab("start.sh")
+        try:
+            running.lab("start.sh")
+        except AssertionError as error:
+            pytest.skip(f"NO SLURM CAN BE STARTED ON THIS MACHINE: nothing is known about clusters. {error}")
         yield running
     finally:
         running.lab("stop.sh", "--purge")
@@ -97,7 +100,7 @@ class Benchmark:
 
     def __call__(self, *arguments: object, code: int | None = 0) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "benchmark", *map(str, arguments)]
-        if arguments[0] != "leaderboard":
+        if "--results" not in arguments:
             command += ["--results", str(self.results)]
         done = subprocess.run(
             command,
