@@ -100,9 +100,8 @@ class TrainingTask(Frozen):
     @property
     def key(self) -> str:
         """12 hexadecimal digits: what is asked for, but neither where the data lie nor how it is carried out."""
-        return digest(
-            {"training": self.cell.model_dump(mode="json", exclude={"data_dir"}), "half": self.execution.half}
-        )
+        asked = self.cell.model_dump(mode="json", exclude={"data_dir"})
+        return digest({"training": asked, "half": self.execution.half, "needs": self.needs})
 
     @property
     def label(self) -> str:

@@ -146,18 +146,24 @@ def checkpoint_of(folder: SweepFolder, name: str) -> Path:
     return folder.store.checkpoints / f"{folder.name}-{name}.safetensors"
 
 
+def _made(folder: SweepFolder, checkpoint: str | None) -> str | None:
+    """The checkpoint, by its path where a training of the sweep makes it."""
+    if checkpoint is None or not checkpoint.startswith(TRAINING):
+        return checkpoint
+    return str(checkpoint_of(folder, checkpoint.removeprefix(TRAINING)))
+
+
 def _trained(folder: SweepFolder, task: TrainingTask, console: Console | _Noted, place: Place) -> dict[str, object]:
     how = {"output": checkpoint_of(folder, task.name), "submit_sha": place.submit_sha}
-    record, checkpoint, _ = train(task.cell, folder.store, task.execution.model_copy(update=how), console)
+    cell = task.cell.model_copy(update={"init": _made(folder, task.cell.init)})
+    record, checkpoint, _ = train(cell, folder.store, task.execution.model_copy(update=how), console)
     files = (checkpoint, folder.store.training / f"{record.id}.json")
     return {"status": "ok", "record": record.id, "files": tuple(_relative(folder, file) for file in files)}
 
 
 def _ran(folder: SweepFolder, task: CellTask, console: _Noted, place: Place) -> dict[str, object]:
-    cell, execution = task.cell, task.execution.model_copy(update={"submit_sha": place.submit_sha})
-    if cell.checkpoint is not None and cell.checkpoint.startswith(TRAINING):
-        path = checkpoint_of(folder, cell.checkpoint.removeprefix(TRAINING))
-        cell = cell.model_copy(update={"checkpoint": str(path)})
+    cell = task.cell.model_copy(update={"checkpoint": _made(folder, task.cell.checkpoint)})
+    execution = task.execution.model_copy(update={"submit_sha": place.submit_sha})
     if execution.slice is not None:
         result = run_slice(cell, folder.store, execution, console)
         if result.record is not None:

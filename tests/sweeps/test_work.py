@@ -126,6 +126,15 @@ def test_cells_run_on_what_the_sweep_trains(sweep, call, tmp_path):
     assert {record.spec.weights.source for record in records} == {"small-net.safetensors"}
 
 
+def test_a_training_starts_from_another(sweep, call, tmp_path):
+    first = '[[trainings]]\nname = "relu"\nmethod = "relu"\ndataset = "synthetic"\nepochs = 2\n'
+    answer = sweep(first + TRAINED.format(more='init = "training:relu"'))
+    assert answer.code == 0, answer.err
+    records = [json.loads(path.read_text()) for path in (tmp_path / "r" / "training").glob("*.json")]
+    made = {record["spec"]["method"]: record for record in records}
+    assert made["qcfs"]["spec"]["init"]["sha256"] == made["relu"]["checkpoint_sha256"]
+
+
 def test_cells_of_a_failed_training_say_so(sweep, call, tmp_path):
     answer = sweep(TRAINED.format(more="lr = 1e20"))
     assert answer.code == 1 and "3 failed" in answer.err
