@@ -38,3 +38,12 @@ def test_it_fails_above_its_limit(monkeypatch, fresh_registry):
     small = ["--calibration", "4", "--test", "4", "--timesteps", "2", "--classes", "5", "--policy", "fixed"]
     answer = CliRunner().invoke(main, ["full-size", *small])
     assert answer.exit_code == 1 and "limit 0 GB" in answer.output
+
+
+def test_the_peak_is_not_that_of_the_process_that_started_it():
+    ballast = bytearray(1 << 30)
+    program = "from benchmark.bench.resident import peak_memory; print(peak_memory())"
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment(), capture_output=True, text=True, check=True
+    )
+    assert 5e6 < int(done.stdout) < 5e8 < len(ballast)

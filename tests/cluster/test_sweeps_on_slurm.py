@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -29,12 +30,12 @@ method = ["qcfs", "cos"]
 seed = [0, 1]
 """
 
-# A recording that takes some ten seconds: 12 shards of 256 images, slowed down.
+# A recording that takes some ten seconds: a pause before each batch.
 SLOW = """
 plugins = ["{plugin}"]
 [resources]
 mem = "2G"
-time = 30
+time = {minutes}
 [[cells]]
 method = "slow"
 dataset = "synthetic"
@@ -52,7 +53,7 @@ class Slow(QCFS):
         spiking = super().convert(network, calibration)
         begin = spiking.begin
         def slowly(images):
-            time.sleep(0.5)
+            time.sleep({pause})
             begin(images)
         spiking.begin = slowly
         return spiking
@@ -80,10 +81,10 @@ def wait_done(benchmark, seconds=240.0):
     wait_until(lambda: not {"running", "queued"} & set(states(benchmark)), seconds)
 
 
-def slow(benchmark):
+def slow(benchmark, pause=0.5, minutes=30):
     plugin = benchmark.folder / "slow.py"
-    plugin.write_text(PLUGIN)
-    return benchmark.write(SLOW.format(plugin=plugin))
+    plugin.write_text(PLUGIN.format(pause=pause))
+    return benchmark.write(SLOW.format(plugin=plugin, minutes=minutes))
 
 
 def shards(benchmark):
@@ -159,6 +160,47 @@ def test_a_recording_goes_on_after_preemption(benchmark, cluster, how):
     assert all(path.stat().st_mtime_ns == time for path, time in before.items())
     assert record(benchmark)["provenance"]["slurm"]["SLURM_JOB_ID"] == job
     assert rows(benchmark)[0]["outcome"]["job"] == job
+
+
+def test_a_job_over_its_time_limit_goes_on_in_the_next(benchmark, cluster):
+    """Slurm warns a minute before the end of the two, or up to a minute earlier: too early for all of the work."""
+    benchmark("sweep", slow(benchmark, pause=5, minutes=2), "--cluster", "slurm")
+    wait_done(benchmark, 500)
+    assert states(benchmark) == ["done"], benchmark("status", "--all", code=None).stdout
+    (log,) = (benchmark.results / "sweeps" / "table" / "logs").rglob("*_log.err")
+    assert log.read_text().count("Caught signal SIGUSR2") >= 1
+
+
+def test_a_full_disk_loses_nothing_but_the_shard(benchmark):
+    benchmark.results.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", benchmark.results],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if mounted.returncode:
+        pytest.skip(f"NO SMALL DISK CAN BE MADE HERE: {mounted.stderr.strip()}")
+    try:
+        path = slow(benchmark)
+        benchmark("sweep", path, "--cluster", "slurm")
+        wait_until(lambda: len(shards(benchmark)) >= 1)
+        filler = benchmark.results / "filler"
+        with pytest.raises(OSError, match="No space"), filler.open("wb", buffering=0) as stream:
+            while True:
+                stream.write(bytes(4096))
+        before = {path: path.stat().st_mtime_ns for path in shards(benchmark)}
+        wait_done(benchmark)
+        assert states(benchmark) == ["missing"]  # there was no room to say more
+        filler.unlink()
+        benchmark("sweep", path, "--cluster", "slurm", "--retry-failed")
+        wait_done(benchmark)
+        assert states(benchmark) == ["done"]
+        assert all(path.stat().st_mtime_ns == time for path, time in before.items())
+    finally:
+        benchmark("cancel", code=None)
+        benchmark.cluster.wait_empty(60)
+        subprocess.run(["umount", benchmark.results], check=True)
 
 
 def test_what_is_killed_is_missing_and_goes_on(benchmark):
