@@ -41,9 +41,9 @@ def test_it_fails_above_its_limit(monkeypatch, fresh_registry):
 
 
 def test_the_peak_is_not_that_of_the_process_that_started_it():
-    ballast = bytearray(1 << 30)
+    ballast = b"x" * (1 << 30)
     program = "from benchmark.bench.resident import peak_memory; print(peak_memory())"
     done = subprocess.run(
         [sys.executable, "-c", program], env=environment(), capture_output=True, text=True, check=True
     )
-    assert 5e6 < int(done.stdout) < 5e8 < len(ballast)
+    assert 5e6 < int(done.stdout) < 0.9 * len(ballast)
