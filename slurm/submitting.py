@@ -97,7 +97,7 @@ def submit_tasks(
         if array.waits and trainings:
             extra["dependency"] = f"afterany:{':'.join(trainings)}"
         asked = profile.model_copy(update={"extra": extra})
-        submission = _announced(folder, "slurm", array.groups)
+        submission = _submission(folder, "slurm", array.groups)
         executor = _executor(folder, submission, array.resources, asked)
         made.append(_handed_over(folder, executor, submission, retry_failed))
         if _are_trainings(array, tasks):
@@ -109,7 +109,9 @@ def sbatch_texts(folder: SweepFolder, tasks: Sequence[Task], profile: Profile, f
     """What sbatch would be given, for people. Raises NotSubmitted where there is no SLURM."""
     texts = []
     for array in arrays(tasks, profile, flags):
-        submission = _submission(folder, "slurm", array.groups, "TOKEN")
+        submission = _submission(folder, "slurm", array.groups).model_copy(
+            update={"token": "TOKEN", "logs": "logs/TOKEN"}
+        )
         executor = _executor(folder, submission, array.resources, profile)
         if len(array.groups) > 1:
             executor.parameters["map_count"] = len(array.groups)
@@ -125,7 +127,7 @@ def start_processes(
         return []
     count = min(profile.parallel or 1, len(tasks))
     keys = [task.key for task in tasks]
-    submission = _announced(folder, "local", tuple(tuple(keys[number::count]) for number in range(count)))
+    submission = _submission(folder, "local", tuple(tuple(keys[number::count]) for number in range(count)))
     executor = submitit.LocalExecutor(folder.root / submission.logs)
     most = max(flags.over(task.resources.over(profile.resources)).gpus or 0 for task in tasks)
     executor.update_parameters(timeout_min=WEEK, gpus_per_node=most, setup=list(profile.setup))
@@ -137,7 +139,8 @@ def _are_trainings(array: Array, tasks: Sequence[Task]) -> bool:
     return kinds[array.groups[0][0]] == "training"
 
 
-def _submission(folder: SweepFolder, cluster: Cluster, groups: tuple[tuple[str, ...], ...], token: str) -> Submission:
+def _submission(folder: SweepFolder, cluster: Cluster, groups: tuple[tuple[str, ...], ...]) -> Submission:
+    token = uuid.uuid4().hex[:8]
     return Submission(
         token=token,
         cluster=cluster,
@@ -147,12 +150,6 @@ def _submission(folder: SweepFolder, cluster: Cluster, groups: tuple[tuple[str, 
         host=socket.gethostname(),
         git_sha=git_state()["git_sha"],
     )
-
-
-def _announced(folder: SweepFolder, cluster: Cluster, groups: tuple[tuple[str, ...], ...]) -> Submission:
-    submission = _submission(folder, cluster, groups, uuid.uuid4().hex[:8])
-    folder.write_submission(submission)
-    return submission
 
 
 def _executor(
@@ -174,6 +171,7 @@ def _handed_over(
     jobs = [
         RunTasks(folder.store.root, folder.name, group, retry_failed, submission.git_sha) for group in submission.groups
     ]
+    folder.write_submission(submission)
     try:
         with executor.batch():
             handed = [executor.submit(job) for job in jobs]

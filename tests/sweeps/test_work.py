@@ -253,7 +253,8 @@ def test_unknown_sweeps(call, tmp_path, arguments, said):
     assert re.search(said, answer.err)
 
 
-def test_without_slurm_it_says_so(sweep, monkeypatch):
+def test_without_slurm_it_says_so(sweep, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", "/nowhere")
     answer = sweep(TWO_METHODS, "--cluster", "slurm")
     assert answer.code == 1 and "there is no SLURM here" in answer.err and "--cluster inline" in answer.err
+    assert not list((tmp_path / "r").rglob("submissions/*"))
