@@ -110,19 +110,28 @@ class Claim:
         }
 
     def _remove_void(self) -> bool:
-        """Only one process removes a void claim: another might remove the fresh one that has come in its place."""
+        """Remove a void claim, one process at a time; whether it is gone. A fresh one that has come in its place stays."""
         removing = self.path.with_name(f"{self.path.name}.removing")
         if not self._link(removing):
             with suppress(FileNotFoundError):  # who removes needs no time
                 if self._now() - removing.stat().st_mtime > self.stale_seconds:
                     removing.unlink()
             return False
+        aside = self.path.with_name(f".void.{self._token}")
         try:
+            seen = self.path.read_bytes()
             if not self.is_void():
                 return False
-            self.path.unlink(missing_ok=True)
+            self.path.rename(aside)
+            if aside.read_bytes() == seen:
+                return True
+            with suppress(FileExistsError):
+                os.link(aside, self.path)  # it was given back and taken by another in this moment
+            return False
+        except FileNotFoundError:  # given back
             return True
         finally:
+            aside.unlink(missing_ok=True)
             removing.unlink(missing_ok=True)
 
     def _now(self) -> float:
@@ -132,7 +141,8 @@ class Claim:
 
     def _beat(self) -> None:
         while not self._stop.wait(self.beat_seconds):
-            if not self.is_ours():
+            owner = self.owner()
+            if owner is not None and owner.get("token") != self._token:
                 return
             with suppress(OSError):  # the next one may succeed; until then the claim grows old, as it should
                 os.utime(self.path)
