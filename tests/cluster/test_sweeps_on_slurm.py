@@ -251,6 +251,7 @@ def test_the_controller_may_be_away(benchmark, cluster):
     path = slow(benchmark)
     benchmark("sweep", path, "--cluster", "slurm")
     wait_until(lambda: states(benchmark) == ["running"])
+    cluster.wait_saved()
     cluster.lab("stop.sh", "-9", "ctld")
     try:
         told = benchmark("status", code=1)
