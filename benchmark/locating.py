@@ -135,11 +135,17 @@ def _named_folders() -> Iterator[Path]:
 
 
 def _own_folder() -> Iterator[Path]:
+    if (cache := cache_folder()) is not None:
+        yield cache / "zoo"
+
+
+def cache_folder() -> Path | None:
+    """`~/.cache/dynconf-bench`, below XDG_CACHE_HOME where that is set; None for a user without a home."""
     try:
         cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    except RuntimeError:  # a user without a home, as in some containers
-        return
-    yield Path(cache) / "dynconf-bench" / "zoo"
+    except RuntimeError:  # as in some containers
+        return None
+    return Path(cache) / "dynconf-bench"
 
 
 def _files_of(folder: Path) -> Iterator[tuple[str, Path]]:

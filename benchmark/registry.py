@@ -69,6 +69,12 @@ def entry(kind: str, name: str) -> Any:
     raise unknown_name(_SINGULAR[kind], name, known, f"python -m benchmark list {kind}")
 
 
+def is_built_in(kind: str, name: str) -> bool:
+    """Whether a name stands for something of ours, not of a plug-in. Raises UsageError for an unknown one."""
+    found = entry(kind, name)
+    return any(found is each for each in _table(kind).values())
+
+
 def load(kind: str, name: str) -> Any:
     """The object behind a name (a class or a function), imported now; a parametrised one made for its parameter."""
     found = entry(kind, name)

@@ -85,8 +85,9 @@ def sweep(
     """
     from benchmark.store import DEFAULT_RESULTS, ResultStore
     from benchmark.sweeps.folder import Plan, SweepFolder
+    from benchmark.sweeps.option_checks import check_options
     from benchmark.sweeps.state import states, summary, wanted
-    from benchmark.sweeps.sweep_file import check_options, load_sweep
+    from benchmark.sweeps.sweep_file import load_sweep
 
     sweep = load_sweep(file)
     check_options(sweep)

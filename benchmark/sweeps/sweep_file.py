@@ -6,11 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmark import registry
-from benchmark.spec import Cell
 from benchmark.sweeps.rows import Rows
 from benchmark.sweeps.tasks import CellTask, Task, TrainingTask
 from benchmark.sweeps.toml_file import toml_files
-from benchmark.weights import RELU
 
 
 @dataclass(frozen=True)
@@ -25,7 +23,7 @@ class Sweep:
 def load_sweep(path: Path) -> Sweep:
     """Read and check a sweep file.
 
-    Names, types and combinations are checked here; options of methods and rules by `check_options`, because their types are
+    Names, types and combinations are checked here; options of methods and rules by `option_checks`, because their types are
     known to the classes alone.
 
     Raises SweepError naming file and line.
@@ -45,20 +43,3 @@ def load_sweep(path: Path) -> Sweep:
     if not name or Path(name).name != name or name.startswith("."):
         files[-1].wrong(("name",), f"{name!r} cannot be the name of a folder.")
     return Sweep(name, tuple(tasks.values()), plugins)
-
-
-def check_options(sweep: Sweep) -> None:
-    """Check the options of all methods and stopping rules; imports torch. Raises UsageError for the first that is wrong."""
-    from benchmark.evaluation import make_policy
-    from benchmark.options import build
-
-    seen: set[tuple[str, str]] = set()
-    for task in sweep.tasks:
-        method, options = task.cell.method, task.cell.method_options
-        if method != RELU and (method, repr(options)) not in seen:
-            seen.add((method, repr(options)))
-            build(registry.load("methods", method), options, f"method {method}")
-        for policy in task.cell.policies if isinstance(task.cell, Cell) else ():
-            if ("policy", str(policy)) not in seen:
-                seen.add(("policy", str(policy)))
-                make_policy(policy)

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
 
+from benchmark import registry
 from benchmark.errors import UsageError
-from benchmark.spec import PolicySpec, Slice
+from benchmark.spec import PolicySpec, Slice, digest
+from benchmark.sweeps import option_checks
 from benchmark.sweeps.lines import Lines
-from benchmark.sweeps.sweep_file import check_options, load_sweep
+from benchmark.sweeps.option_checks import FILE, check_options
+from benchmark.sweeps.sweep_file import load_sweep
 from benchmark.sweeps.tasks import Resources
 from benchmark.sweeps.toml_file import SweepError
 
@@ -226,8 +233,58 @@ def test_what_is_no_toml_says_where(load, tmp_path):
     ],
 )
 def test_options_are_checked_by_their_classes(load, text, said):
-    with pytest.raises(UsageError, match=said):
-        check_options(load(text))
+    for _ in range(2):  # nothing wrong is remembered
+        with pytest.raises(UsageError, match=said):
+            check_options(load(text))
+
+
+TORCH_AFTER_CHECK = """
+import sys
+from pathlib import Path
+from benchmark.sweeps.option_checks import check_options
+from benchmark.sweeps.sweep_file import load_sweep
+check_options(load_sweep(Path(sys.argv[1])))
+print("torch" in sys.modules)
+"""
+
+
+def test_torch_is_needed_for_new_options_only(tmp_path):
+    path = tmp_path / "table.toml"
+
+    def imported(text, cache="cache"):
+        path.write_text(text)
+        environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / cache)}
+        command = [sys.executable, "-c", TORCH_AFTER_CHECK, str(path)]
+        done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=True)
+        return {"True": True, "False": False}[done.stdout.strip()]
+
+    row = '[[cells]]\nset = { levels = 4 }\npolicies = ["dynamic-confidence[threshold=0.9]"]\n'
+    assert imported(row) and not imported(row)
+    assert imported(row.replace("0.9", "0.8")) and imported(row.replace("4", "8"))
+    assert not imported(row + row.replace("0.9", "0.8") + row.replace("4", "8"))
+    (tmp_path / "cache" / "dynconf-bench" / FILE).write_text("not what we wrote")
+    assert imported(row) and not imported(row)
+    (tmp_path / "closed").write_text("no folder")
+    assert imported(row, "closed") and imported(row, "closed")
+
+
+def test_edited_code_checks_anew(tmp_path, monkeypatch, load):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    path = tmp_path / "dynconf-bench" / FILE
+    check_options(load("[[cells]]"))
+    first = json.loads(path.read_text())
+    monkeypatch.setattr(option_checks, "PACKAGES", ("benchmark",))
+    check_options(load("[[cells]]\nset = { levels = 8 }"))
+    second = json.loads(path.read_text())
+    assert first["code"] != second["code"] and not set(first["accepted"]) <= set(second["accepted"])
+
+
+def test_what_a_plug_in_takes_is_never_remembered(tmp_path, monkeypatch, load, fresh_registry):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    registry.register("methods", "mine", registry.load("methods", "qcfs"))
+    check_options(load('[[cells]]\nmethod = "mine"\npolicies = ["fixed"]'))
+    kept = json.loads((tmp_path / "dynconf-bench" / FILE).read_text())["accepted"]
+    assert kept == [digest(["policies", "fixed", {}])]
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "sweeps").glob("*.toml")), ids=lambda path: path.name)
