@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from collections import deque
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from benchmark.cli.status import sweep_folder
 from benchmark.errors import EXIT_OK, UsageError, unknown_name
-
-if TYPE_CHECKING:
-    from benchmark.sweeps.folder import SweepFolder
 
 RESULTS = click.option(
     "--results", type=click.Path(path_type=Path), help="Folder of the records.  [default: leaderboard/results]"
@@ -31,6 +26,8 @@ Examples:
 @RESULTS
 def logs(key: str, name: str | None, lines: int, results: Path | None) -> int:
     """Print the end of a task's log. KEY, or its beginning, is what `status` shows."""
+    from benchmark.sweeps.logs import last_lines, log_file
+
     folder = sweep_folder(name, results)
     keys = [task.key for task in folder.plan().tasks]
     found = [each for each in keys if each.startswith(key)]
@@ -38,26 +35,12 @@ def logs(key: str, name: str | None, lines: int, results: Path | None) -> int:
         if found:
             raise UsageError(f"{key!r} is not unique: {', '.join(found)}.")
         raise unknown_name("task", key, keys, f"python -m benchmark status {folder.name} --all")
-    paths = log_files(folder, found[0])
-    if not paths:
+    path = log_file(folder, found[0])
+    if path is None:
         raise UsageError(f"task {found[0]} has no log: no job has begun it.")
-    for path in paths:
-        click.echo(f"==> {path} <==", err=True)
-        with path.open(errors="replace") as stream:
-            click.echo("".join(deque(stream, lines)).rstrip("\n"))
+    click.echo(f"==> {path} <==", err=True)
+    click.echo("\n".join(last_lines(path, lines)))
     return EXIT_OK
-
-
-def log_files(folder: SweepFolder, key: str) -> list[Path]:
-    """Those of whoever did or does a task; else those of the last job that was to do it."""
-    known = [folder.outcome(key), folder.progress(key)]
-    paths = [Path(each.log) for each in known if each is not None and each.log is not None]
-    for submission in reversed(folder.submissions()):
-        for group, job in zip(submission.groups, submission.jobs, strict=False):
-            if key in group:
-                paths += sorted((folder.root / submission.logs).glob(f"{job}_*log.err"))
-    there = [path for path in dict.fromkeys(paths) if path.is_file()]
-    return there[:1]
 
 
 @click.command(

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from benchmark.sweeps.folder import SweepFolder
     from benchmark.sweeps.state import TaskState
 
+QUOTED, QUOTED_LINES = 5, 3  # tasks whose logs are quoted, and lines of each
+
 
 @click.command(
     epilog="""\b
@@ -35,6 +37,8 @@ Examples:
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array of all tasks on stdout.")
 def status(name: str | None, results: Path | None, every: bool, watch: float | None, as_json: bool) -> int:
     """Tell how a sweep stands: what is running and how far it is, what has failed and why, what is left.
+
+    Logs of the first tasks that have failed or whose job is gone are quoted.
 
     NAME is that of the sweep; without it, of the only one in the results folder. Exits with 1 as long as something has failed
     or is left.
@@ -60,6 +64,7 @@ def status(name: str | None, results: Path | None, every: bool, watch: float | N
             shown = found if every else [each for each in found if each.state not in ("done", "skipped")]
             if shown:
                 click.echo(_table(shown))
+            _quote_logs(folder, found)
             click.echo(f"{folder.name}: {summary(found)}")
         busy = any(each.state in ("running", "queued") for each in found)
         if watch is None or not busy:
@@ -100,6 +105,22 @@ def _table(shown: Sequence[TaskState]) -> str:
     return tabulate(rows, headers, tablefmt="simple", disable_numparse=True)
 
 
+def _quote_logs(folder: SweepFolder, found: Sequence[TaskState]) -> None:
+    """The end of the log, and where it is, of the first tasks that ended badly."""
+    from benchmark.sweeps.logs import last_lines, log_file
+
+    bad = [each.task for each in found if each.state in ("failed", "missing")]
+    logs = [(task, path) for task in bad[:QUOTED] if (path := log_file(folder, task.key)) is not None]
+    for task, path in logs:
+        click.echo(f"\n{task.key} {task.label}: {path}")
+        for line in last_lines(path, QUOTED_LINES):
+            click.echo(f"  {line}")
+    if logs and len(bad) > QUOTED:
+        click.echo(f"\nand {len(bad) - QUOTED} more: python -m benchmark logs KEY")
+    if logs:
+        click.echo("")
+
+
 def _progress(each: TaskState) -> str:
     progress = each.progress
     if progress is None or each.state not in ("running", "missing", "queued"):
@@ -113,6 +134,4 @@ def _where(each: TaskState) -> str:
 
 
 def _why(each: TaskState) -> str:
-    log = each.outcome.log if each.outcome is not None and each.state == "failed" else None
-    why = (each.why or "").partition("\n")[0]
-    return f"{why} (log: {log})" if log else why
+    return (each.why or "").partition("\n")[0]

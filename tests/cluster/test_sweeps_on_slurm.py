@@ -101,26 +101,34 @@ def pid_of_the_task(benchmark):
     return json.loads(path.read_text())["pid"]
 
 
-def test_the_demo_is_the_table_that_one_process_makes(benchmark):
-    """24 cells as an array on pretended GPUs; the page is equal byte for byte."""
-    demo = ROOT / "sweeps" / "demo.toml"
-    benchmark("sweep", demo, "--cluster", "slurm", "--cells-per-job", 3, "--parallel", 4)
-    assert set(states(benchmark)) <= {"queued", "running", "done"}
-    wait_done(benchmark, 500)
-    assert states(benchmark) == ["done"] * 24
-    benchmark("leaderboard", "--results", benchmark.results, "--output", benchmark.folder / "slurm" / "README.md")
+def first_sweep():
+    """The commands of the documentation, one by one."""
+    text = (ROOT / "docs" / "sweeps.md").read_text().partition("## First sweep")[2]
+    (block,) = re.findall("```\n(.*?)```", text.partition("\n## ")[0], re.DOTALL)
+    return [line.partition("#")[0].strip() for line in block.splitlines()]
+
+
+def test_a_newcomer_gets_the_table_that_one_process_makes(benchmark):
+    """Word for word from the documentation: 24 cells as an array on pretended GPUs; the page is equal byte for byte."""
+    (benchmark.folder / "sweeps").symlink_to(ROOT / "sweeps")
+    commands = first_sweep()
+    assert [command.split()[3] for command in commands] == ["sweep", "sweep", "status", "leaderboard"]
+    for command in commands:
+        program, *words = command.split()
+        assert program == "python" and words[:2] == ["-m", "benchmark"]
+        benchmark(*words[2:], results=False)
+    page = (benchmark.folder / "build" / "demo" / "README.md").read_text()
     # The weights are those that the jobs trained: processors may differ in the last bit.
-    inline = benchmark.folder / "inline"
+    inline = benchmark.folder / "build" / "inline"
     for name in ("checkpoints", "training"):
         (inline / name).mkdir(parents=True)
-        for path in (benchmark.results / name).iterdir():
+        for path in (benchmark.folder / "build" / "demo" / name).iterdir():
             if path.is_file():
                 (inline / name / path.name).write_bytes(path.read_bytes())
-    benchmark("sweep", demo, "--results", inline)
-    benchmark("leaderboard", "--results", inline, "--output", benchmark.folder / "inline.page" / "README.md")
-    pages = [(benchmark.folder / name / "README.md").read_text() for name in ("slurm", "inline.page")]
-    assert pages[0].replace("../r/", "../inline/") == pages[1]
-    assert len(re.findall("`[0-9a-f]{12}`", pages[0])) >= 24
+    benchmark("sweep", "sweeps/demo.toml", "--results", inline)
+    benchmark("leaderboard", "--results", inline, "--output", inline / "README.md")
+    assert page == (inline / "README.md").read_text()
+    assert len(re.findall("`[0-9a-f]{12}`", page)) >= 24
 
 
 def test_nothing_is_submitted_twice(benchmark):
@@ -160,6 +168,22 @@ def test_a_recording_goes_on_after_preemption(benchmark, cluster, how):
     assert all(path.stat().st_mtime_ns == time for path, time in before.items())
     assert record(benchmark)["provenance"]["slurm"]["SLURM_JOB_ID"] == job
     assert rows(benchmark)[0]["outcome"]["job"] == job
+
+
+def test_a_recording_makes_room_for_urgent_jobs(benchmark, cluster):
+    """Slurm itself preempts: it warns, gives the time of grace, and queues the job again until there is room."""
+    benchmark("sweep", slow(benchmark), "--cluster", "slurm")
+    wait_until(lambda: len(shards(benchmark)) >= 1)
+    before = {path: path.stat().st_mtime_ns for path in shards(benchmark)}
+    for node in ("n1", "n2"):
+        said = cluster.asked("sbatch", "-p", "urgent", "-w", node, "-c", "4", "-o", "/dev/null", "--wrap", "sleep 15")
+        assert said.startswith("Submitted"), said
+    wait_until(lambda: (rows(benchmark)[0]["why"] or "").startswith("PENDING"))
+    assert states(benchmark) == ["queued"]
+    wait_done(benchmark)
+    assert states(benchmark) == ["done"]
+    assert all(path.stat().st_mtime_ns == time for path, time in before.items())
+    assert record(benchmark)["provenance"]["slurm"]["SLURM_RESTART_COUNT"] == "1"
 
 
 def test_a_job_over_its_time_limit_goes_on_in_the_next(benchmark, cluster):
@@ -238,7 +262,8 @@ def test_a_cell_that_always_fails_is_named_with_its_log(benchmark):
     failed = found[-1]
     assert "no.pt does not exist" in failed["why"] and Path(failed["outcome"]["log"]).is_file()
     told = benchmark("status", code=1).stdout
-    assert f"(log: {failed['outcome']['log']})" in told and "4 done, 1 failed" in told
+    assert f": {failed['outcome']['log']}\n  " in told and "4 done, 1 failed" in told
+    assert "failed: " in told.partition(failed["outcome"]["log"])[2]  # the log itself is quoted
     assert "does not exist" in benchmark("logs", failed["key"]).stdout
     assert "submitted 0 tasks" in benchmark("sweep", path, "--cluster", "slurm").stderr
     assert "submitted 1 tasks" in benchmark("sweep", path, "--cluster", "slurm", "--retry-failed").stderr
@@ -274,6 +299,28 @@ def test_the_daemon_of_the_node_may_die(benchmark, cluster):
     cluster.lab("start.sh", node)
     wait_done(benchmark)
     assert states(benchmark) == ["done"]
+
+
+def test_a_node_that_is_lost(benchmark, cluster):
+    """Power off: neither the task, nor its warden, nor the daemon says a word; Slurm waits its time and goes elsewhere."""
+    benchmark("sweep", slow(benchmark), "--cluster", "slurm")
+    wait_until(lambda: len(shards(benchmark)) >= 1)
+    ((job, _, node),) = cluster.jobs()
+    before = {path: path.stat().st_mtime_ns for path in shards(benchmark)}
+    cluster.lab("stop.sh", "-9", node)
+    for pid in cluster.processes():
+        os.kill(pid, signal.SIGKILL)
+    try:
+        assert states(benchmark) == ["queued"]  # Slurm still holds it for running
+        wait_until(lambda: len(shards(benchmark)) > len(before))
+        ((again, _, elsewhere),) = cluster.jobs()
+        assert again == job and elsewhere != node
+        wait_done(benchmark)
+    finally:
+        cluster.lab("start.sh", node)
+    assert states(benchmark) == ["done"]
+    assert all(path.stat().st_mtime_ns == time for path, time in before.items())
+    wait_until(lambda: not cluster.closed_nodes())
 
 
 TRAINED = """

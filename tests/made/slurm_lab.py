@@ -73,6 +73,20 @@ class Cluster:
                 assert time.monotonic() < end, f"job {job} is not saved"
                 time.sleep(0.1)
 
+    def processes(self) -> list[int]:
+        """The wardens of Slurm (slurmstepd) and everything that they started here."""
+        mark = f"SLURM_CONF={self.environment['SLURM_CONF']}".encode()
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                words = (folder / "environ").read_bytes().split(b"\0")
+                of_a_job = any(word.startswith(b"SLURM_JOB_ID=") for word in words)
+                if mark in words and (of_a_job or (folder / "comm").read_text() == "slurmstepd\n"):
+                    found.append(int(folder.name))
+            except (OSError, ValueError):  # it has ended
+                continue
+        return found
+
     def closed_nodes(self) -> str:
         """The nodes that take no jobs, and why; they are opened."""
         closed = self.asked("sinfo", "-h", "-R", "-o", "%n: %E")
@@ -83,14 +97,17 @@ class Cluster:
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
-    """Two nodes of four pretended processors and two pretended GPUs, without accounting, as many small clusters are."""
+    """Two nodes of four pretended processors and two pretended GPUs.
+
+    Without accounting, as many small clusters are; SLURMLAB_ACCT=1 tests with it (slurmdbd and mariadb).
+    """
     if shutil.which("slurmctld", path=f"{os.environ['PATH']}:/usr/sbin") is None:
         pytest.skip(f"NO SLURM ON THIS MACHINE: nothing is known about clusters. Install it with: {INSTALL}")
     folder = Path(tempfile.mkdtemp(prefix="lab", dir="/tmp"))  # sockets have short paths
     environment = {
         "SLURMLAB_DIR": str(folder),
         "SLURMLAB_PORT": str(20000 + os.getpid() % 20000),
-        "SLURMLAB_ACCT": "0",
+        "SLURMLAB_ACCT": os.environ.get("SLURMLAB_ACCT", "0"),
         "SLURMLAB_NODES": "2",
         "SLURMLAB_CPUS": "4",
         "SLURMLAB_MEM": "16000",
@@ -120,9 +137,12 @@ class Benchmark:
     def results(self) -> Path:
         return self.folder / "r"
 
-    def __call__(self, *arguments: object, code: int | None = 0) -> subprocess.CompletedProcess[str]:
+    def __call__(
+        self, *arguments: object, code: int | None = 0, results: bool = True
+    ) -> subprocess.CompletedProcess[str]:
+        """Run it; with `results`, in the folder of that name if the arguments say no other."""
         command = [sys.executable, "-m", "benchmark", *map(str, arguments)]
-        if "--results" not in arguments:
+        if results and "--results" not in arguments:
             command += ["--results", str(self.results)]
         done = subprocess.run(
             command,
