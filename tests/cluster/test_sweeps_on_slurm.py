@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -141,6 +142,16 @@ def test_nothing_is_submitted_twice(benchmark):
     assert "submitted 0 tasks" in benchmark("sweep", path, "--cluster", "slurm").stderr
     gpu = next((benchmark.results / "synthetic").rglob("*.json"))
     assert json.loads(gpu.read_text())["provenance"]["slurm"]
+
+
+def test_two_submitters_at_once(benchmark):
+    path = benchmark.write(SMALL)
+    with ThreadPoolExecutor() as pool:
+        asked = [pool.submit(benchmark, "sweep", path, "--cluster", "slurm") for _ in range(3)]
+    said = sorted(re.findall("submitted (\\d+) tasks", each.result().stderr) for each in asked)
+    assert said == [["0"], ["0"], ["4"]]
+    wait_done(benchmark)
+    assert states(benchmark) == ["done"] * 4
 
 
 def test_jobs_of_a_submitter_that_died_are_known(benchmark):
