@@ -10,12 +10,14 @@ from benchmark.records import ResultRecord
 from leaderboard.chart import Chart, chart
 from leaderboard.page import page
 from leaderboard.publication import differences, publish
+from leaderboard.published import Published, load_published
 from leaderboard.table import Table, tables
 
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """Tables of comparable records, the record files that could not be read, and where the page finds training records.
+    """Tables of comparable records, the record files that could not be read, where the page finds training records, and what
+    others have published.
 
     Build it with `from_records`; the same records in any order give an equal leaderboard and the same page.
     """
@@ -23,6 +25,7 @@ class Leaderboard:
     tables: tuple[Table, ...]
     problems: tuple[str, ...]
     trainings: Mapping[str, str] = field(default_factory=dict)
+    published: tuple[Published, ...] = ()
 
     @classmethod
     def from_records(
@@ -30,6 +33,7 @@ class Leaderboard:
         records: Iterable[ResultRecord],
         problems: Sequence[str] = (),
         trainings: Mapping[str, str] | None = None,
+        published: Sequence[Published] | None = None,
     ) -> Leaderboard:
         """Group records by dataset, protocol and model.
 
@@ -37,12 +41,14 @@ class Leaderboard:
             records: to show.
             problems: one line per unreadable record file.
             trainings: id of a training record -> its file as a link from the page. Others are named without a link.
+            published: figures of others; by default those of `published.toml`.
         """
-        return cls(tables(records), tuple(sorted(set(problems))), dict(trainings or {}))
+        known = load_published() if published is None else published
+        return cls(tables(records), tuple(sorted(set(problems))), dict(trainings or {}), tuple(known))
 
     def render(self) -> str:
         """The Markdown page. Depends on the records (and links) alone; figures are linked as `figures/<slug>.svg`."""
-        return page(self.tables, self.problems, self.trainings)
+        return page(self.tables, self.problems, self.trainings, self.published)
 
     def write(self, output: Path) -> list[Path]:
         """Write the page to `output` and its figures to `figures/` beside it; return the files written, the page first.

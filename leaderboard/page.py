@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from leaderboard import markdown
 from leaderboard.fixed_time import FIRST, fixed_time
+from leaderboard.published import LEFT as PUBLISHED_LEFT
+from leaderboard.published import Published, published_table
 from leaderboard.rows import LEFT, Footnotes, rows
 from leaderboard.table import Table
 
@@ -35,23 +37,36 @@ either sign, SynOps are exact with padding and stride, energy is arithmetic only
 </details>
 """
 
+PUBLISHED = """\
+Accuracy in percent that others report, each on its own weights, protocol and choice of test images; nothing here was
+measured by us. *With the prelude* counts the timesteps before the first answer, which the source leaves out."""
 
-def page(tables: Sequence[Table], problems: Iterable[str], trainings: Mapping[str, str]) -> str:
-    """The whole page; figures are linked as `figures/<slug>.svg`, training records as `trainings` says."""
+
+def page(
+    tables: Sequence[Table],
+    problems: Iterable[str],
+    trainings: Mapping[str, str],
+    published: Sequence[Published] = (),
+) -> str:
+    """The whole page; figures are linked as `figures/<slug>.svg`, training records as `trainings` says.
+
+    Of what others have `published`, that on the datasets of the tables is shown.
+    """
     sections = [INTRODUCTION]
     if not tables:
         sections.append("No records yet.\n")
     if len(tables) > 1:
         contents = [f"- [{markdown.text(each.title)}](#{each.slug}): {markdown.code(each.protocol)}" for each in tables]
         sections.append("\n".join(contents) + "\n")
-    sections += [_section(table, trainings) for table in tables]
+    sections += [_section(table, trainings, published) for table in tables]
+    sections += _published(sorted({table.dataset for table in tables}), published)
     unreadable = [f"- {markdown.text(problem)}" for problem in problems]
     if unreadable:
         sections.append("\n".join(["## Records that could not be read", "", *unreadable]) + "\n")
     return "\n".join(sections)
 
 
-def _section(table: Table, trainings: Mapping[str, str]) -> str:
+def _section(table: Table, trainings: Mapping[str, str], published: Sequence[Published]) -> str:
     title = markdown.text(table.title)
     footnotes = Footnotes(trainings)
     headers, body = rows(table, footnotes)
@@ -59,7 +74,7 @@ def _section(table: Table, trainings: Mapping[str, str]) -> str:
     if body:
         blocks.append(markdown.table(headers, body, LEFT))
         blocks.append("Accuracy in percent after a fixed number of timesteps:")
-        blocks.append(markdown.table(*fixed_time(table), FIRST))
+        blocks.append(markdown.table(*fixed_time(table, published), FIRST))
     remarks = footnotes.lines() + _missing(table)
     if remarks:
         blocks.append("\n".join(remarks))
@@ -67,6 +82,18 @@ def _section(table: Table, trainings: Mapping[str, str]) -> str:
         blocks.append(f"![Accuracy against latency, {title}]({FIGURES}/{table.slug}.svg)")
     blocks.append(f"<!-- records sha256: {table.fingerprint} -->")
     return "\n\n".join(blocks) + "\n"
+
+
+def _published(datasets: Sequence[str], published: Sequence[Published]) -> list[str]:
+    """What others say of these datasets."""
+    sections = []
+    for dataset in datasets:
+        rows = [row for row in published if row.dataset == dataset]
+        if rows:
+            blocks = [f"## Published: {markdown.text(dataset)}", PUBLISHED]
+            blocks.append(markdown.table(*published_table(rows), PUBLISHED_LEFT))
+            sections.append("\n\n".join(blocks) + "\n")
+    return sections
 
 
 def _missing(table: Table) -> list[str]:
