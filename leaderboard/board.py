@@ -8,6 +8,7 @@ from pathlib import Path
 
 from benchmark.records import ResultRecord
 from leaderboard.chart import Chart, chart
+from leaderboard.export import export
 from leaderboard.page import page
 from leaderboard.publication import differences, publish
 from leaderboard.published import Published, load_published
@@ -57,6 +58,13 @@ class Leaderboard:
         Raises OSError if the folder cannot be written.
         """
         return publish(self.render(), self._charts(), output)
+
+    def export(self, path: Path) -> None:
+        """Write every figure of the tables to a file whose name ends with .csv, .json, .parquet or .tex.
+
+        Raises ValueError for another name, OSError if it cannot be written.
+        """
+        export(self.tables, path)
 
     def check(self, output: Path) -> list[str]:
         """How the page at `output` and its figures differ from the records, in words; empty if they are current.

@@ -26,10 +26,10 @@ def publish(page: str, charts: Mapping[str, Chart], output: Path) -> list[Path]:
     for slug, chart in charts.items():
         path = folder / f"{slug}.svg"
         if _fingerprint(path) != chart.fingerprint:
-            _write_atomic(path, svg(chart))
+            write_atomic(path, svg(chart))
             written.append(path)
     # After its figures, so that a page never links to one that is not there.
-    _write_atomic(output, page.encode())
+    write_atomic(output, page.encode())
     for path in _stale(folder, charts):
         path.unlink(missing_ok=True)
     return [output, *written]
@@ -78,7 +78,7 @@ def _diff(current: str, wanted: str) -> str:
     return "\n".join(lines[:DIFF_LINES] + ([f"... and {left_out} more lines"] if left_out > 0 else []))
 
 
-def _write_atomic(path: Path, content: bytes) -> None:
+def write_atomic(path: Path, content: bytes) -> None:
     """A reader meets the old file or the new one, never half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import click
 
-from benchmark.errors import EXIT_FAILED, EXIT_OK, StaleLeaderboard
+from benchmark.errors import EXIT_FAILED, EXIT_OK, StaleLeaderboard, UsageError
 
 if TYPE_CHECKING:
     from benchmark.store import ResultStore
@@ -22,7 +22,8 @@ DEFAULT_OUTPUT = Path("leaderboard/README.md")
 Examples:
   python -m benchmark leaderboard
   python -m benchmark leaderboard --check
-  python -m benchmark leaderboard --results build/demo --output build/demo/README.md"""
+  python -m benchmark leaderboard --results build/demo --output build/demo/README.md
+  python -m benchmark leaderboard --export table.csv --export table.tex"""
 )
 @click.option(
     "--results", type=click.Path(path_type=Path), help="Folder of the records.  [default: leaderboard/results]"
@@ -35,10 +36,24 @@ Examples:
     help="The page; figures go into figures/ beside it.",
 )
 @click.option("--check", is_flag=True, help="Write nothing; exit 3 if the page is not what the records say.")
-def leaderboard(results: Path | None, output: Path, check: bool) -> int:
+@click.option(
+    "--export",
+    "exports",
+    multiple=True,
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Leave the page alone; write all figures to a .csv, .json, .parquet or .tex file. Several are allowed.",
+)
+def leaderboard(results: Path | None, output: Path, check: bool, exports: tuple[Path, ...]) -> int:
     """Build the leaderboard page and its figures from the records."""
     from benchmark.store import DEFAULT_RESULTS, ResultStore
+    from leaderboard.export import check_ending
 
+    try:
+        for path in exports:
+            check_ending(path)
+    except ValueError as error:
+        raise UsageError(f"--export {error}") from error
     board, records, problems = _board(ResultStore(results or DEFAULT_RESULTS), output)
     if check:
         differences = board.check(output)
@@ -48,7 +63,10 @@ def leaderboard(results: Path | None, output: Path, check: bool) -> int:
                 "Rebuild it with: python -m benchmark leaderboard",
             )
         click.echo(f"{output} is up to date with {records} records", err=True)
-    else:
+    for path in exports:
+        board.export(path)
+        click.echo(f"wrote {path}", err=True)
+    if not check and not exports:
         _write(board, output)
     return EXIT_FAILED if problems else EXIT_OK
 
