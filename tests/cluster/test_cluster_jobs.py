@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Any
 import pytest
 import submitit
 import torch
-from slurm_lab import Cluster
+from slurm_lab import SLOW_PLUGIN, Cluster
 
 from benchmark.checkpoints import read_weights
 from benchmark.runner import run_in_folder
@@ -27,25 +26,6 @@ pytestmark = pytest.mark.cluster
 
 # submitit takes every warning in a job of at most ten minutes for the end of its time.
 PARAMETERS: dict[str, Any] = {"timeout_min": 30, "mem_gb": 2}
-
-PLUGIN = """
-import os
-import time
-from benchmark.registry import register
-from methods.qcfs import QCFS
-
-class Slow(QCFS):
-    def convert(self, network, calibration=None):
-        spiking = super().convert(network, calibration)
-        begin = spiking.begin
-        def slowly(images):
-            time.sleep(float(os.environ.get("PAUSE", "0")))
-            begin(images)
-        spiking.begin = slowly
-        return spiking
-
-register("methods", "slow", Slow)
-"""
 
 
 @dataclass(frozen=True)
@@ -70,12 +50,11 @@ class Jobs:
 
 @pytest.fixture
 def jobs(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Jobs]:
-    """No job is left afterwards."""
+    """No job is left afterwards, and no node closed."""
     for name, value in cluster.environment.items():
         monkeypatch.setenv(name, value)
     yield Jobs(cluster, tmp_path / "results", tmp_path / "logs")
-    cluster.asked("scancel", "-u", str(os.getuid()))
-    cluster.wait_empty(60)
+    cluster.clear()
 
 
 def cell(**changes: object) -> Cell:
@@ -122,7 +101,7 @@ def test_two_nodes_train_one_network(jobs: Jobs, monkeypatch: pytest.MonkeyPatch
 def test_a_preempted_element_goes_on_in_its_recording(jobs: Jobs, fresh_registry: Any, monkeypatch: pytest.MonkeyPatch):
     """Warned with USR2 between shards it is queued again, ends as if nothing had been; its neighbour is left alone."""
     plugin = jobs.results.parent / "slow.py"
-    plugin.write_text(PLUGIN)
+    plugin.write_text(SLOW_PLUGIN.format(pause='float(os.environ.get("PAUSE", "0"))'))
     execution = ExecSpec(plugins=(str(plugin),))
     cells = [cell(method="slow", limit=None, seed=seed) for seed in (0, 1)]
     with monkeypatch.context() as in_jobs:

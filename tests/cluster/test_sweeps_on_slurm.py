@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from slurm_lab import SLOW_PLUGIN
 
 pytestmark = pytest.mark.cluster
 
@@ -44,24 +45,6 @@ timesteps = 4
 calibration-size = 16
 """
 
-PLUGIN = """
-import time
-from benchmark.registry import register
-from methods.qcfs import QCFS
-
-class Slow(QCFS):
-    def convert(self, network, calibration=None):
-        spiking = super().convert(network, calibration)
-        begin = spiking.begin
-        def slowly(images):
-            time.sleep({pause})
-            begin(images)
-        spiking.begin = slowly
-        return spiking
-
-register("methods", "slow", Slow)
-"""
-
 
 def rows(benchmark, *more):
     return json.loads(benchmark("status", "--json", *more, code=None).stdout)
@@ -84,7 +67,7 @@ def wait_done(benchmark, seconds=240.0):
 
 def slow(benchmark, pause=0.5, minutes=30):
     plugin = benchmark.folder / "slow.py"
-    plugin.write_text(PLUGIN.format(pause=pause))
+    plugin.write_text(SLOW_PLUGIN.format(pause=pause))
     return benchmark.write(SLOW.format(plugin=plugin, minutes=minutes))
 
 

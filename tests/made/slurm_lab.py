@@ -19,6 +19,26 @@ from conftest import ROOT
 LAB = ROOT / "tests" / "cluster" / "lab"
 INSTALL = "bash tests/cluster/lab/install.sh"
 
+# A method `slow` that waits before each batch: {pause} is an expression, in seconds.
+SLOW_PLUGIN = """
+import os
+import time
+from benchmark.registry import register
+from methods.qcfs import QCFS
+
+class Slow(QCFS):
+    def convert(self, network, calibration=None):
+        spiking = super().convert(network, calibration)
+        begin = spiking.begin
+        def slowly(images):
+            time.sleep({pause})
+            begin(images)
+        spiking.begin = slowly
+        return spiking
+
+register("methods", "slow", Slow)
+"""
+
 
 @dataclass(frozen=True)
 class Cluster:
@@ -58,6 +78,12 @@ class Cluster:
         while self.jobs():
             assert time.monotonic() < end, self.jobs()
             time.sleep(0.5)
+
+    def clear(self) -> None:
+        """End all jobs; a node that is closed is an error, and open again for the next test."""
+        self.asked("scancel", "-u", str(os.getuid()))
+        self.wait_empty(240)  # a word that was lost on the way to the controller is said again after two minutes
+        assert not (closed := self.closed_nodes()), closed
 
     def wait_saved(self) -> None:
         """Until the controller has written every live job as it is now to its disk, which it does some seconds late.
@@ -166,8 +192,4 @@ class Benchmark:
 def benchmark(cluster, tmp_path) -> Iterator[Benchmark]:
     """The command line; no job is left afterwards, and no node closed."""
     yield Benchmark(cluster, tmp_path)
-    cluster.asked("scancel", "-u", str(os.getuid()))
-    for job, *_ in cluster.jobs():
-        cluster.asked("scancel", job)
-    cluster.wait_empty(240)  # a word that was lost on the way to the controller is said again after two minutes
-    assert not (closed := cluster.closed_nodes()), closed
+    cluster.clear()

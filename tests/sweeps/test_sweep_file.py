@@ -270,13 +270,21 @@ def test_torch_is_needed_for_new_options_only(tmp_path):
 
 def test_edited_code_checks_anew(tmp_path, monkeypatch, load):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    code = tmp_path / "edited" / "__init__.py"
+    code.parent.mkdir()
+    code.write_text("A = 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(option_checks, "PACKAGES", ("edited",))
     path = tmp_path / "dynconf-bench" / FILE
     check_options(load("[[cells]]"))
     first = json.loads(path.read_text())
-    monkeypatch.setattr(option_checks, "PACKAGES", ("benchmark",))
     check_options(load("[[cells]]\nset = { levels = 8 }"))
     second = json.loads(path.read_text())
-    assert first["code"] != second["code"] and not set(first["accepted"]) <= set(second["accepted"])
+    assert first["code"] == second["code"] and set(first["accepted"]) < set(second["accepted"])
+    code.write_text("A = 12\n")
+    check_options(load("[[cells]]"))
+    assert json.loads(path.read_text()) == {"code": json.loads(path.read_text())["code"], "accepted": first["accepted"]}
+    assert json.loads(path.read_text())["code"] != first["code"]
 
 
 def test_what_a_plug_in_takes_is_never_remembered(tmp_path, monkeypatch, load, fresh_registry):
