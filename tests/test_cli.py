@@ -19,6 +19,17 @@ from benchmark.cli import cli as group
 from benchmark.records import load_record, parse_record
 
 COMMANDS = sorted(group.commands)
+
+
+def commands_below(command, *names):
+    """Every command by the words that call it, those of a group too."""
+    for name, found in sorted(command.commands.items()):
+        yield (*names, name), found
+        if isinstance(found, click.Group):
+            yield from commands_below(found, *names, name)
+
+
+EVERY = dict(commands_below(group))
 OPTIONS = Path(__file__).with_name("test_cli_options.json")
 HEAVY = (
     "torch",
@@ -39,9 +50,7 @@ HEAVY = (
 # Help and lists
 
 
-@pytest.mark.parametrize(
-    "command", [[], *([name] for name in COMMANDS)], ids=lambda command: "".join(command) or "group"
-)
+@pytest.mark.parametrize("command", [[], *map(list, EVERY)], ids=lambda command: " ".join(command) or "group")
 def test_help(cli, tmp_path, command):
     answer = cli(*command, "--help", cwd=tmp_path)
     assert (answer.code, answer.err) == (0, "")
@@ -88,8 +97,8 @@ def test_help_and_lists_import_nothing_heavy(tmp_path, arguments):
 def options_now() -> dict[str, dict[str, str]]:
     """Every argument and option of every command: its names, and what it takes."""
     return {
-        name: {", ".join(parameter.opts): takes(parameter) for parameter in command.params}
-        for name, command in sorted(group.commands.items())
+        " ".join(names): {", ".join(parameter.opts): takes(parameter) for parameter in command.params}
+        for names, command in EVERY.items()
     }
 
 

@@ -21,27 +21,14 @@ from benchmark.cli.report import report
 from benchmark.cli.run import run
 from benchmark.cli.selftest import selftest
 from benchmark.cli.status import status
+from benchmark.cli.suggesting import Suggesting
 from benchmark.cli.sweep import sweep
 from benchmark.cli.train import train
-from benchmark.errors import EXIT_FAILED, EXIT_INTERRUPTED, BenchmarkError, near_matches
-
-
-class _Suggesting(click.Group):
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        try:
-            return super().resolve_command(ctx, args)
-        except click.UsageError as error:
-            if "Did you mean" not in error.message:  # newer versions of click say so themselves
-                raise click.UsageError(
-                    f"{error.message} {near_matches(args[0], self.commands)}".strip(), ctx
-                ) from error
-            raise
+from benchmark.errors import EXIT_FAILED, EXIT_INTERRUPTED, BenchmarkError
 
 
 @click.group(
-    cls=_Suggesting,
+    cls=Suggesting,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="""\b
 Examples:

@@ -8,7 +8,11 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import click
+from click.core import ParameterSource
 
+from benchmark.cli.add import add
+from benchmark.cli.suggesting import Suggesting
+from benchmark.cli.verify import verify
 from benchmark.errors import EXIT_FAILED, EXIT_OK, StaleLeaderboard, UsageError
 
 if TYPE_CHECKING:
@@ -17,13 +21,18 @@ if TYPE_CHECKING:
 DEFAULT_OUTPUT = Path("leaderboard/README.md")
 
 
-@click.command(
+@click.group(
+    cls=Suggesting,
+    invoke_without_command=True,
     epilog="""\b
 Examples:
   python -m benchmark leaderboard
   python -m benchmark leaderboard --check
   python -m benchmark leaderboard --results build/demo --output build/demo/README.md
-  python -m benchmark leaderboard --export table.csv --export table.tex"""
+  python -m benchmark leaderboard --html build/leaderboard.html
+  python -m benchmark leaderboard --export table.csv --export table.tex --export papers.bib
+  python -m benchmark leaderboard verify f401 --data-dir data
+  python -m benchmark leaderboard add record.json""",
 )
 @click.option(
     "--results", type=click.Path(path_type=Path), help="Folder of the records.  [default: leaderboard/results]"
@@ -37,15 +46,37 @@ Examples:
 )
 @click.option("--check", is_flag=True, help="Write nothing; exit 3 if the page is not what the records say.")
 @click.option(
+    "--html",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Leave the page alone; write one to explore in a browser, in one file that needs no network.",
+)
+@click.option(
     "--export",
     "exports",
     multiple=True,
     metavar="FILE",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Leave the page alone; write all figures to a .csv, .json, .parquet or .tex file. Several are allowed.",
+    help=(
+        "Leave the page alone; write all figures to a .csv, .json, .parquet or .tex file, or the papers to a .bib file. "
+        "Several are allowed."
+    ),
 )
-def leaderboard(results: Path | None, output: Path, check: bool, exports: tuple[Path, ...]) -> int:
+@click.pass_context
+def leaderboard(
+    context: click.Context,
+    results: Path | None,
+    output: Path,
+    check: bool,
+    html: Path | None,
+    exports: tuple[Path, ...],
+) -> int:
     """Build the leaderboard page and its figures from the records."""
+    if context.invoked_subcommand is not None:
+        given = [name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+        if given:
+            raise UsageError(f"options of {context.invoked_subcommand} stand behind its name, not before it.")
+        return EXIT_OK
     from benchmark.store import DEFAULT_RESULTS, ResultStore
     from leaderboard.export import check_ending
 
@@ -54,7 +85,8 @@ def leaderboard(results: Path | None, output: Path, check: bool, exports: tuple[
             check_ending(path)
     except ValueError as error:
         raise UsageError(f"--export {error}") from error
-    board, records, problems = _board(ResultStore(results or DEFAULT_RESULTS), output)
+    store = ResultStore(results or DEFAULT_RESULTS)
+    board, records, problems = _board(store, output)
     if check:
         differences = board.check(output)
         if differences:
@@ -66,9 +98,16 @@ def leaderboard(results: Path | None, output: Path, check: bool, exports: tuple[
     for path in exports:
         board.export(path)
         click.echo(f"wrote {path}", err=True)
-    if not check and not exports:
+    if html is not None:
+        board.write_html(html, _reports(store, html))
+        click.echo(f"wrote {html}", err=True)
+    if not check and not exports and html is None:
         _write(board, output)
     return EXIT_FAILED if problems else EXIT_OK
+
+
+leaderboard.add_command(add)
+leaderboard.add_command(verify)
 
 
 def write_page(store: ResultStore, output: Path) -> int:
@@ -96,7 +135,15 @@ def _write(board: Any, output: Path) -> None:
 
 def _links(trainings: Path, page: Path) -> dict[str, str]:
     """Training records by id, as links from the page."""
-    return {
-        path.stem: quote(Path(os.path.relpath(path, page.parent)).as_posix())
-        for path in sorted(trainings.glob("*.json"))
-    }
+    return {path.stem: _link(path, page) for path in sorted(trainings.glob("*.json"))}
+
+
+def _reports(store: ResultStore, page: Path) -> dict[str, str]:
+    """For each record its report if there is one, else its file, as a link from the page."""
+    found = {path.stem: path for path in store.paths()}
+    found |= {path.stem: path for path in sorted((store.root / "reports").glob("*.html")) if path.stem in found}
+    return {name: _link(path, page) for name, path in found.items()}
+
+
+def _link(path: Path, page: Path) -> str:
+    return quote(Path(os.path.relpath(path, page.parent)).as_posix())
