@@ -60,11 +60,11 @@ class Leaderboard:
         return publish(self.render(), self._charts(), output)
 
     def export(self, path: Path) -> None:
-        """Write every figure of the tables to a file whose name ends with .csv, .json, .parquet or .tex.
+        """Write every figure to a file that ends with .csv, .json, .parquet or .tex, or the papers to one with .bib.
 
         Raises ValueError for another name, OSError if it cannot be written.
         """
-        export(self.tables, path)
+        export(self.tables, path, self.published)
 
     def check(self, output: Path) -> list[str]:
         """How the page at `output` and its figures differ from the records, in words; empty if they are current.

@@ -1,4 +1,7 @@
-"""The tables for other programs: CSV, JSON and parquet with every figure in full, LaTeX (booktabs) as people read them."""
+"""The tables for other programs: CSV, JSON and parquet with every figure in full, LaTeX (booktabs) as people read them.
+
+And the papers behind them as BibTeX.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from benchmark.records import PolicyResult, ResultRecord
 from leaderboard import numerals
+from leaderboard.bibliography import bibtex, cited, keys, project_entry, sources_in
 from leaderboard.publication import write_atomic
+from leaderboard.published import Published, Source, load_published
 from leaderboard.ranking import ranks
 from leaderboard.table import Table
 
@@ -25,12 +30,19 @@ TEXTS = ("reason", "training", "rule", "params", "selection", "guarantee_risk")
 LATEX = ("method", "stopping rule", "ANN", "accuracy", "latency", "saved", "spikes", "energy")
 
 
-def export(tables: Sequence[Table], path: Path) -> None:
-    """Write all tables to one file, in the format that its name ends with.
+def export(tables: Sequence[Table], path: Path, published: Sequence[Published] | None = None) -> None:
+    """Write all tables, or the papers behind them, to one file, in the format that its name ends with.
+
+    Args:
+        tables: to write.
+        path: ends with .csv, .json, .parquet, .tex or .bib.
+        published: figures of others, by default those of `published.toml`. The papers of those on the datasets of the tables
+            are among the papers.
 
     Raises ValueError for another ending, OSError if it cannot be written.
     """
-    write_atomic(path, _FORMATS[_ending(path)](tables))
+    write = _FORMATS[_ending(path)]
+    write_atomic(path, write(tables, cited(tables, load_published() if published is None else published)))
 
 
 def check_ending(path: Path) -> None:
@@ -158,28 +170,30 @@ def _frame(tables: Sequence[Table]) -> pd.DataFrame:
     return frame.astype({name: kind for name, kind in kinds.items() if name in frame})
 
 
-def _csv(tables: Sequence[Table]) -> bytes:
+def _csv(tables: Sequence[Table], _: Sequence[Source]) -> bytes:
     text: str = _frame(tables).to_csv(index=False)
     return text.encode()
 
 
-def _document(tables: Sequence[Table]) -> bytes:
+def _document(tables: Sequence[Table], _: Sequence[Source]) -> bytes:
     return (json.dumps(rows(tables), indent=1, ensure_ascii=False) + "\n").encode()
 
 
-def _parquet(tables: Sequence[Table]) -> bytes:
+def _parquet(tables: Sequence[Table], _: Sequence[Source]) -> bytes:
     return _frame(tables).to_parquet(index=False)
 
 
-def _latex(tables: Sequence[Table]) -> bytes:
+def _latex(tables: Sequence[Table], papers: Sequence[Source]) -> bytes:
     from tabulate import tabulate
 
+    known = keys(papers)
     parts = ["% Made by `python -m benchmark leaderboard --export`; needs booktabs."]
     for table in tables:
         labels = table.labels()
         found = [_latex_cells(labels[row["record"]], row) for row in rows([table]) if row["status"] == "ok"]
         text = tabulate(found, LATEX, tablefmt="latex_booktabs", disable_numparse=True, colalign=["left"] * 2)
-        parts.append(f"% {table.title}, {table.protocol}\n{text}")
+        cites = ", ".join(sorted(known[source] for source in sources_in(table.records)))
+        parts.append(f"% {table.title}, {table.protocol}\n% cites: {cites or 'none'}\n{text}")
     return ("\n\n".join(parts) + "\n").encode()
 
 
@@ -203,4 +217,10 @@ def _latex_cells(method: str, row: dict[str, Any]) -> list[str]:
     ]
 
 
-_FORMATS = {".csv": _csv, ".json": _document, ".parquet": _parquet, ".tex": _latex}
+def _bibliography(_: Sequence[Table], papers: Sequence[Source]) -> bytes:
+    parts = ["% Made by `python -m benchmark leaderboard --export`: methods, stopping rules and published figures."]
+    parts += [bibtex(papers)] if papers else []
+    return ("\n\n".join([*parts, project_entry()]) + "\n").encode()
+
+
+_FORMATS = {".csv": _csv, ".json": _document, ".parquet": _parquet, ".tex": _latex, ".bib": _bibliography}

@@ -23,7 +23,9 @@ def fixed_time(table: Table, published: Sequence[Published] = ()) -> tuple[list[
     body = []
     for record in table.records:
         assert record.static and record.curve
-        accuracy = {step: numerals.percent(share) for step, share in enumerate(record.curve.accuracy, 1)}
+        wanted = {step - counted for step in steps for counted in (0, record.static.prelude)}
+        curve = record.curve.accuracy
+        accuracy = {step: numerals.percent(curve[step - 1]) for step in wanted if 1 <= step <= len(curve)}
         streaming = record.static.streaming_prelude
         body += _rows(markdown.text(labels[record.id]), accuracy, record.static.prelude, streaming, steps)
     for row in published:

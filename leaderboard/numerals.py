@@ -5,20 +5,24 @@ Halves are rounded up from the decimal digits that the record file shows, so tha
 
 from __future__ import annotations
 
+import math
 from decimal import ROUND_HALF_UP, Decimal
 
+# Decimals are exact and slow; only near a tie they are needed.
+NEAR_TIE = 1e-6
+LARGE = 1e9
 COUNT_UNITS = ("", " k", " M", " G", " T")
 ENERGY_UNITS = (" pJ", " nJ", " µJ", " mJ", " J")
 
 
 def rounded(value: float, digits: int = 2) -> str:
     """A value with exactly `digits` decimals, and no sign on a zero."""
-    return _quantized(_decimal(value), digits)
+    return _fixed(value, value, digits, 0)
 
 
 def percent(share: float, digits: int = 2) -> str:
     """A share (0..1) as a number of percent, without the sign."""
-    return _quantized(_decimal(share).scaleb(2), digits)
+    return _fixed(share, share * 100, digits, 2)
 
 
 def timesteps(value: float) -> str:
@@ -36,21 +40,38 @@ def energy(picojoules: float) -> str:
     return _scaled(picojoules, ENERGY_UNITS)
 
 
-def _decimal(value: float) -> Decimal:
-    return Decimal(repr(float(value)))
-
-
-def _quantized(value: Decimal, digits: int) -> str:
-    short = value.quantize(Decimal(1).scaleb(-digits), ROUND_HALF_UP)
-    return f"{abs(short) if short.is_zero() else short:f}"
+def _fixed(value: float, shown: float, digits: int, shift: int) -> str:
+    """`value` x 10^shift with `digits` decimals; `shown` is that product as a float, good enough away from a tie."""
+    if not _may_be_tie(shown * 10**digits):
+        text = f"{shown:.{digits}f}"
+        return text[1:] if text[0] == "-" and not text.strip("-0.") else text
+    exact = _decimal(value).scaleb(shift).quantize(Decimal(1).scaleb(-digits), ROUND_HALF_UP)
+    return f"{abs(exact) if exact.is_zero() else exact:f}"
 
 
 def _scaled(value: float, units: tuple[str, ...]) -> str:
-    exact = _decimal(value)
-    if exact.is_zero():
+    if not value:
         return f"0{units[0]}"
-    # Round before the unit is chosen: 999,960 is 1.00 M, never 1000 k.
+    exponent = math.floor(math.log10(abs(value)))
+    leading = value / 10.0 ** (exponent - 2)
+    if value > 0 and not _may_be_tie(leading):
+        # Round before the unit is chosen: 999,960 is 1.00 M, never 1000 k.
+        digits = math.floor(leading + 0.5)
+        exponent += digits >= 1000
+        unit = min(max(exponent // 3, 0), len(units) - 1)
+        shown = digits * 10.0 ** (math.floor(math.log10(value)) - 2 - 3 * unit)
+        return f"{shown:.{max(2 - exponent + 3 * unit, 0)}f}{units[unit]}"
+    exact = _decimal(value)
     short = exact.quantize(Decimal(1).scaleb(exact.adjusted() - 2), ROUND_HALF_UP)
     unit = min(max(short.adjusted() // 3, 0), len(units) - 1)
     scaled = short.scaleb(-3 * unit)
     return f"{scaled:.{max(2 - scaled.adjusted(), 0)}f}{units[unit]}"
+
+
+def _may_be_tie(value: float) -> bool:
+    """Whether decimal digits decide which way `value` is rounded to a whole number, or it is too large for floats to tell."""
+    return abs(value % 1.0 - 0.5) < NEAR_TIE or not abs(value) < LARGE
+
+
+def _decimal(value: float) -> Decimal:
+    return Decimal(repr(float(value)))

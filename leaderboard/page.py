@@ -9,6 +9,8 @@ from leaderboard.fixed_time import FIRST, fixed_time
 from leaderboard.published import LEFT as PUBLISHED_LEFT
 from leaderboard.published import Published, published_table
 from leaderboard.rows import LEFT, Footnotes, rows
+from leaderboard.summary import LEFT as SUMMARY_LEFT
+from leaderboard.summary import summary
 from leaderboard.table import Table
 
 FIGURES = "figures"
@@ -17,21 +19,31 @@ INTRODUCTION = """\
 
 # Leaderboard
 
-A row is one stopping rule on one converted network. Latency is the prelude plus the timesteps until exit. Thresholds
-and smoothing were chosen on a held-out calibration split, never on test images; intervals are 95%. Spikes count with
-either sign, SynOps are exact with padding and stride, energy is arithmetic only (INT8: 0.23 pJ per MAC, 0.03 per AC).
+The first table of a section has two rows for a converted network: Dynamic Confidence, and the fastest stopping rule with a
+guarantee where that is another. Latency is the prelude plus the timesteps until exit. Thresholds and smoothing were chosen on
+a held-out calibration split, never on test images; intervals are 95%. Spikes count with either sign, SynOps are exact with
+padding and stride, energy is arithmetic only (INT8: 0.23 pJ per MAC, 0.03 per AC).
 
 <details><summary>How to read the columns</summary>
 
-- **rank**: 1 + the number of policy rows of the table that beat this one: more accurate or faster beyond both
-  intervals, and in the other respect not worse beyond them. Rows that overlap in both never beat one another.
-- **saved vs T_max**: latency saved against running every image for all timesteps.
-- **saved vs equal fixed T**: latency saved against the shortest fixed time T that is at least as accurate.
+- **rank**: 1 + the number of rows with a guarantee that beat this one: more accurate or faster beyond both intervals, and in
+  the other respect not worse beyond them. Rows that overlap in both share a place. Below, among every stopping rule, all
+  rules of the table compete.
+- **all T %**: accuracy without early exit, after all timesteps.
+- **rule**: *ltt* promises (Learn then Test) that at most epsilon of all images are lost, with probability 1 - delta over
+  calibration images. Which of several guaranteed rules is the fastest was seen on the test images: each keeps its promise,
+  but the choice among them flatters a little.
+- **vs equal fixed T**: latency saved against the shortest fixed time T that is at least as accurate on the same images.
+- **saved** (spikes, SynOps, *saved vs T_max*): against running every image for all timesteps.
+- **gap closed**: share of the way from the shortest fixed time as accurate as all timesteps (0%) to the oracle that stops at
+  the first timestep from which on the answer stays (100%), in mean latency. A dash: there is no gap, or the record is older
+  than this figure.
 - **losers / winners**: images that only fixed time, and that only the policy, classifies correctly.
 - **latency**, where it names a prelude: timesteps before the first answer, which are part of the latency; *streaming*
   is what they are on hardware where every layer waits for the one before it. Rows are ranked by the former, as in the
   literature.
 - **drop, upper 95%**: upper bound of the loss of accuracy against fixed time, in percentage points.
+- **weights**: name and sha256 of the checkpoint; *record*: `python -m benchmark leaderboard verify RECORD` runs it again.
 - **reported**: accuracy in percent and latency that a paper claims for this cell, as the paper counts.
 
 </details>
@@ -69,17 +81,20 @@ def page(
 def _section(table: Table, trainings: Mapping[str, str], published: Sequence[Published]) -> str:
     title = markdown.text(table.title)
     footnotes = Footnotes(trainings)
+    short = summary(table, footnotes)
     headers, body = rows(table, footnotes)
     blocks = [f'<a id="{table.slug}"></a>', f"## {title}", f"Protocol: {markdown.code(table.protocol)}"]
     if body:
-        blocks.append(markdown.table(headers, body, LEFT))
+        blocks.append(markdown.table(*short, SUMMARY_LEFT))
+        blocks.append(f"![Accuracy against latency, {title}]({FIGURES}/{table.slug}.svg)")
         blocks.append("Accuracy in percent after a fixed number of timesteps:")
         blocks.append(markdown.table(*fixed_time(table, published), FIRST))
+        blocks.append(f"<details><summary>Every stopping rule: {len(body)} rows</summary>")
+        blocks.append(markdown.table(headers, body, LEFT))
+        blocks.append("</details>")
     remarks = footnotes.lines() + _missing(table)
     if remarks:
         blocks.append("\n".join(remarks))
-    if body:
-        blocks.append(f"![Accuracy against latency, {title}]({FIGURES}/{table.slug}.svg)")
     blocks.append(f"<!-- records sha256: {table.fingerprint} -->")
     return "\n\n".join(blocks) + "\n"
 

@@ -1,14 +1,15 @@
-"""What others have published, from `published.toml`: each figure with its source, as counted there and with its prelude."""
+"""What others have published, from `published.toml`: papers, and figures as counted there and with their prelude."""
 
 from __future__ import annotations
 
 import re
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 from leaderboard import markdown, numerals
 
@@ -22,7 +23,10 @@ ABSENT = "—"
 COLUMNS = ("method", "network", "ANN %", "accuracy % at T, as counted there", "with the prelude", "dynamic", "source")
 LEFT = tuple(column for column in COLUMNS if column != "ANN %")
 
+OTHERS = "others"  # the last author of a list that is not complete
+
 Percent = Annotated[float, Field(ge=0, le=100)]
+Author = Annotated[str, Field(pattern=rf"^([^,{{}}]+, [^,{{}}]+|{OTHERS})$")]
 
 
 class _Strict(BaseModel):
@@ -30,12 +34,36 @@ class _Strict(BaseModel):
 
 
 class Source(_Strict):
-    """A paper."""
+    """A paper.
+
+    `authors` are "Family, Given", with "others" at the end where there are more; `venue` ends with the year. `methods` and
+    `rules` are our names of what comes from it.
+    """
 
     id: str
+    kind: Literal["article", "inproceedings", "misc"]
+    authors: tuple[Author, ...] = Field(min_length=1)
     title: str
     venue: str
-    url: str = Field(pattern=r"^https://")
+    year: int
+    url: str = Field(pattern=r"^https://[^\s{}]+$")
+    eprint: str | None = Field(default=None, pattern=r"^\d{4}\.\d{4,5}$")
+    doi: str | None = Field(default=None, pattern=r"^10\.\d{4,9}/[^\s{}]+$")
+    methods: tuple[str, ...] = ()
+    rules: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Source:
+        if OTHERS in self.authors[:-1] or self.authors == (OTHERS,):
+            raise ValueError(f"{self.id}: {OTHERS!r} stands behind the authors that are known")
+        if not self.venue.endswith(f" {self.year}"):
+            raise ValueError(f"{self.id}: the venue {self.venue!r} is not of {self.year}")
+        return self
+
+    @property
+    def published_in(self) -> str:
+        """The venue without the year."""
+        return self.venue.removesuffix(f" {self.year}")
 
 
 class Dynamic(_Strict):
@@ -49,8 +77,8 @@ class Dynamic(_Strict):
 class Published(_Strict):
     """What one source says of one network.
 
-    `accuracy` is T -> percent, with T as counted there; `prelude` are the timesteps before, which are not. `quoted`: the
-    source did not measure it, or is not where results are published.
+    `accuracy` is T -> percent, with T as counted there; `prelude` are the timesteps before, which are not. `quoted`: known at
+    second hand, from tables of others or a page that is no publication.
     """
 
     method: str
@@ -81,15 +109,36 @@ class Published(_Strict):
         return f"{said} (second-hand)" if self.quoted else said
 
 
+def load_sources(path: Path = FILE) -> tuple[Source, ...]:
+    """All papers of a file, in its order. Raises ValueError for one that is wrong, or there twice."""
+    return _sources(path, _content(path))
+
+
 def load_published(path: Path = FILE) -> tuple[Published, ...]:
     """All rows of a file, in its order. Raises ValueError for one that is wrong, or whose source is not there."""
+    content = _content(path)
+    sources = {source.id: source for source in _sources(path, content)}
+    rows = content.get("row", [])
+    unknown = {str(row.get("source")) for row in rows} - sources.keys()
+    if unknown:
+        raise ValueError(f"{path}: unknown source: {', '.join(sorted(unknown))}")
+    return tuple(Published.model_validate({**row, "source": sources[row["source"]]}) for row in rows)
+
+
+def _content(path: Path) -> dict[str, Any]:
     content = tomllib.loads(path.read_text(encoding="utf-8"))
-    sources = {each["id"]: each for each in content.pop("source", [])}
-    rows = content.pop("row", [])
-    unknown = {*content, *({row["source"] for row in rows} - sources.keys())}
+    unknown = content.keys() - {"source", "row"}
     if unknown:
         raise ValueError(f"{path}: unknown: {', '.join(sorted(unknown))}")
-    return tuple(Published.model_validate({**row, "source": sources[row["source"]]}) for row in rows)
+    return content
+
+
+def _sources(path: Path, content: Mapping[str, Any]) -> tuple[Source, ...]:
+    sources = tuple(Source.model_validate(each) for each in content.get("source", []))
+    twice = [name for name, times in Counter(source.id for source in sources).items() if times > 1]
+    if twice:
+        raise ValueError(f"{path}: a source is there twice: {', '.join(twice)}")
+    return sources
 
 
 def published_table(rows: Sequence[Published]) -> tuple[list[str], list[list[str]]]:

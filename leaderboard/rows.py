@@ -51,6 +51,14 @@ class Footnotes:
         link = self.trainings.get(identity)
         return self._mark(f"Training record {f'[{name}]({link})' if link else name}.")
 
+    def mark_record(self, record: ResultRecord) -> str:
+        """The superscripts for all that is unusual about a record, and for how its weights were trained."""
+        remarks = list(record.flags) + ([_measured(record.measured)] if record.measured else [])
+        marks = [self.mark(remark) for remark in remarks]
+        if record.ann and record.ann.training:
+            marks.append(self.mark_training(record.ann.training))
+        return " ".join(marks)
+
     def _mark(self, remark: str) -> str:
         if remark not in self.remarks:
             self.remarks.append(remark)
@@ -69,11 +77,7 @@ def rows(table: Table, footnotes: Footnotes) -> tuple[list[str], list[list[str]]
     claims = any(record.reported for record in table.records)
     body = []
     for record in table.records:
-        remarks = list(record.flags) + ([_measured(record.measured)] if record.measured else [])
-        marks = [footnotes.mark(remark) for remark in remarks]
-        if record.ann and record.ann.training:
-            marks.append(footnotes.mark_training(record.ann.training))
-        method = markdown.text(labels[record.id]) + " ".join(marks)
+        method = markdown.text(labels[record.id]) + footnotes.mark_record(record)
         block = [_fixed_row(record, method)]
         block += [_policy_row(record, policy, method, next(rank), footnotes) for policy in policies[record.id]]
         if claims:
@@ -131,7 +135,10 @@ def _policy_row(record: ResultRecord, policy: PolicyResult, method: str, rank: i
 
 
 def _fastest_first(policy: PolicyResult) -> tuple[float, str]:
-    return policy.latency.mean, policy.model_dump_json()
+    return (
+        policy.latency.mean,
+        f"{policy.name} {policy.selection} {sorted(policy.params.items())} {policy.accuracy.value}",
+    )
 
 
 def _accuracy(accuracy: Estimate) -> str:

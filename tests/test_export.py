@@ -6,9 +6,14 @@ import json
 
 import pandas as pd
 import pytest
+from test_bibliography import parsed
 from test_leaderboard import policy, record
 
 from leaderboard import Leaderboard
+from leaderboard.bibliography import keys
+from leaderboard.export import export
+from leaderboard.published import load_published, load_sources
+from leaderboard.table import tables
 
 SHARE = 1 / 3  # no decimal writes it exactly
 
@@ -102,6 +107,47 @@ def test_latex_is_escaped_and_has_a_table_per_protocol(written):
     assert not [line for line in outside if "%" in line.replace("\\%", "") or "_" in line.replace("\\_", "")]
 
 
+def test_the_papers_of_what_stands_in_the_tables(written):
+    entries = parsed(written("t.bib", *some()).read_text())
+    # qcfs, cos and the failed srp; entropy and Dynamic Confidence; nothing is published on these images.
+    expected = {"qcfs", "cos", "srp", "dt-snn", "dynamic-confidence"}
+    known = {source.id: key for source, key in keys(load_sources()).items()}
+    assert entries.keys() == {known[name] for name in expected} | {"dynconfbench"}
+    assert entries[known["cos"]][1]["eprint"] == "2302.10685"
+    assert entries["dynconfbench"][0] == "software"
+    assert written("t.bib", *reversed(some())).read_text() == written("t.bib", *some()).read_text()
+
+
+def test_the_papers_of_what_is_published_on_the_datasets(written, tmp_path):
+    asked = record("ftbc", dataset="imagenet", policies=())
+    known = {source.id: key for source, key in keys(load_sources()).items()}
+    entries = parsed(written("t.bib", asked).read_text())
+    on_imagenet = {row.source.id for row in load_published() if row.dataset == "imagenet"}
+    assert "group-neurons" in on_imagenet and "seenn" not in on_imagenet
+    assert entries.keys() == {known[name] for name in on_imagenet | {"ftbc"}} | {"dynconfbench"}
+    path = tmp_path / "none.bib"
+    export(tables([asked]), path, published=())
+    assert parsed(path.read_text()).keys() == {known["ftbc"], "dynconfbench"}
+
+
+def test_a_plug_in_is_not_cited_and_breaks_nothing(written):
+    theirs = record("theirs", policies=(policy("their-rule"),))
+    assert list(parsed(written("t.bib", theirs).read_text())) == ["dynconfbench"]
+    text = written("t.tex", theirs).read_text()
+    assert "% cites: none\n" in text and "their-rule" in text
+
+
+def test_latex_names_the_papers_of_each_table_by_the_keys_of_the_bibliography(written):
+    asked = [*some(), record("st-bif", model="other", policies=(policy("silence"), policy("fixed")))]
+    entries = parsed(written("t.bib", *asked).read_text())
+    lines = [line for line in written("t.tex", *asked).read_text().splitlines() if line.startswith("% cites: ")]
+    first, second = (line.removeprefix("% cites: ").split(", ") for line in lines)
+    # Of the methods that are in the tables: srp failed, so no row of LaTeX is its.
+    assert first == ["bu2022optimal", "hao2023bridging", "li2023input", "li2023unleashing"]
+    assert second == ["li2022quantization", "you2024spikezip"]
+    assert {*first, *second} < entries.keys()
+
+
 def test_an_empty_leaderboard_is_an_empty_table(written):
     assert json.loads(written("t.json").read_text()) == []
     assert written("t.csv").read_text().strip() == ""
@@ -109,8 +155,12 @@ def test_an_empty_leaderboard_is_an_empty_table(written):
 
 
 def test_the_command_leaves_the_page_alone(call, tmp_path):
-    done = call("leaderboard", "--results", tmp_path / "none", "--export", "t.csv", "--export", "t.tex")
-    assert done.code == 0 and "wrote t.csv" in done.err and "wrote t.tex" in done.err
+    papers = tmp_path / "papers.bib"
+    done = call(
+        "leaderboard", "--results", tmp_path / "none", "--export", "t.csv", "--export", "t.tex", "--export", papers
+    )
+    assert done.code == 0 and all(f"wrote {name}" in done.err for name in ("t.csv", "t.tex", papers))
+    assert list(parsed(papers.read_text())) == ["dynconfbench"]
     assert not (tmp_path / "leaderboard").exists()
     done = call("leaderboard", "--export", "t.txt")
-    assert done.code == 2 and "t.txt" in done.err and ".csv, .json, .parquet, .tex" in done.err
+    assert done.code == 2 and "t.txt" in done.err and ".csv, .json, .parquet, .tex, .bib" in done.err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from conftest import record_document
@@ -316,3 +317,39 @@ def test_the_id_does_not_depend_on_where_the_weights_lay_nor_on_the_order_of_opt
 def test_ids_stay_what_they_are():
     """A new field of RunSpec changes every id, and no stored record is valid any more: that takes a new schema."""
     assert (spec().id, spec().recording_id) == ("e0ed684e12b3", "445efe693c3d")
+
+
+STORED = sorted((Path(__file__).parent / "records").glob("*.json"))
+
+
+@pytest.mark.parametrize("path", STORED, ids=lambda path: path.stem)
+def test_stored_records_stay_readable(path):
+    """Files as they once were written: the first record that was published, and one with every field that there is."""
+    assert holds(json.loads(load_record(path).to_json()), json.loads(path.read_text()))
+
+
+def holds(now, then):
+    """Whether every value of `then` is in `now`; what came later may be there too."""
+    if isinstance(then, dict):
+        return all(name in now and holds(now[name], value) for name, value in then.items())
+    if isinstance(then, list):
+        return len(now) == len(then) and all(map(holds, now, then))
+    return now == then
+
+
+def test_every_schema_has_a_stored_record():
+    assert {int(path.stem.split("-")[1]) for path in STORED} == set(range(1, SCHEMA + 1))
+
+
+@pytest.mark.parametrize("number", ["true", "1.0", '"1"', "null"])
+def test_only_a_whole_number_is_a_schema(make_record, number):
+    text = make_record().to_json().replace('"schema": 1', f'"schema": {number}')
+    with pytest.raises(RecordError, match="no valid schema number"):
+        parse_record(text)
+
+
+def test_a_record_without_a_schema_is_none(make_record):
+    document = json.loads(make_record().to_json())
+    del document["schema"]
+    with pytest.raises(RecordError, match="no valid schema number"):
+        parse_record(json.dumps(document))

@@ -6,6 +6,7 @@ python -m benchmark.bench thresholds
 python -m benchmark.bench memory
 python -m benchmark.bench replaying --images 10000 --timesteps 64 --classes 1000
 python -m benchmark.bench full-size
+python -m benchmark.bench leaderboard --records 10000
 python -m benchmark.bench early-exit --model resnet20 --batch-size 64 --timesteps 32
 """
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import click
 
+from benchmark.bench.board import board
 from benchmark.bench.early_exit import early_exit
 from benchmark.bench.full_size import full_size
 from benchmark.bench.memory import memory
@@ -32,5 +34,5 @@ def main(context: click.Context) -> None:
         context.invoke(thresholds)
 
 
-for command in (simulation, thresholds, memory, early_exit, replaying, full_size):
+for command in (simulation, thresholds, memory, early_exit, replaying, full_size, board):
     main.add_command(command)

@@ -77,7 +77,7 @@ def leaderboard(
         if given:
             raise UsageError(f"options of {context.invoked_subcommand} stand behind its name, not before it.")
         return EXIT_OK
-    from benchmark.store import DEFAULT_RESULTS, ResultStore
+    from benchmark.store import DEFAULT_RESULTS, ResultStore, collection_paused
     from leaderboard.export import check_ending
 
     try:
@@ -86,6 +86,15 @@ def leaderboard(
     except ValueError as error:
         raise UsageError(f"--export {error}") from error
     store = ResultStore(results or DEFAULT_RESULTS)
+    with collection_paused():
+        return _build(store, output, check, html, exports)
+
+
+leaderboard.add_command(add)
+leaderboard.add_command(verify)
+
+
+def _build(store: ResultStore, output: Path, check: bool, html: Path | None, exports: tuple[Path, ...]) -> int:
     board, records, problems = _board(store, output)
     if check:
         differences = board.check(output)
@@ -104,10 +113,6 @@ def leaderboard(
     if not check and not exports and html is None:
         _write(board, output)
     return EXIT_FAILED if problems else EXIT_OK
-
-
-leaderboard.add_command(add)
-leaderboard.add_command(verify)
 
 
 def write_page(store: ResultStore, output: Path) -> int:
