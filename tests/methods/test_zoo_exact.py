@@ -56,3 +56,22 @@ def test_cos_is_its_ann_at_t_equal_to_rho_and_levels(trained):
 
     assert torch.allclose(simulated(4), expected, rtol=0, atol=1e-12)
     assert not torch.allclose(simulated(1), expected, rtol=0, atol=1e-3)  # one spike a neuron is not enough
+
+
+def test_the_surrogate_network_is_simulated_as_it_was_trained():
+    """Unrolled over its timesteps, with batch norms, and step by step without them."""
+    path = zoo()["cifar10-resnet20-surrogate-t4"]
+    card = read_card(path)
+    method = methods.get(card.method)(**card.method_options)
+    network = method.prepare(backbones.build("resnet20", 3, 10, 32))
+    load_into(network, read_weights(path), path, "resnet20")
+    network = network.double().eval()
+    blurred = torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    images = torch.nn.functional.interpolate(blurred, scale_factor=4, mode="bilinear")
+    converted = method.convert(network, images)
+    converted.begin(images)
+    steps = [converted.step() for _ in range(method.steps)]
+    with torch.no_grad():
+        expected = network(images)
+    assert torch.allclose(sum(steps) / method.steps, expected, rtol=0, atol=1e-12)
+    assert not torch.equal(steps[0], steps[-1]) and len(expected.argmax(1).unique()) > 1
