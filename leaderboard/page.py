@@ -31,8 +31,8 @@ padding and stride, energy is arithmetic only (INT8: 0.23 pJ per MAC, 0.03 per A
   rules of the table compete.
 - **all T %**: accuracy without early exit, after all timesteps.
 - **rule**: *ltt* promises (Learn then Test) that at most epsilon of all images are lost, with probability 1 - delta over
-  calibration images. Which of several guaranteed rules is the fastest was seen on the test images: each keeps its promise,
-  but the choice among them flatters a little.
+  calibration images. That supposes a network that was not trained on them: see the remarks of the row. Which of several
+  guaranteed rules is the fastest was seen on the test images: each keeps its promise, the choice among them flatters a little.
 - **vs equal fixed T**: latency saved against the shortest fixed time T that is at least as accurate on the same images.
 - **saved** (spikes, SynOps, *saved vs T_max*): against running every image for all timesteps.
 - **gap closed**: share of the way from the shortest fixed time as accurate as all timesteps (0%) to the oracle that stops at

@@ -23,8 +23,8 @@ COLUMNS = (
     "saved vs equal fixed T",
     "losers / winners",
     "drop, upper 95%",
-    "spikes / image",
-    "SynOps / image",
+    "spikes / image (saved)",
+    "SynOps / image (saved)",
     "energy (INT8)",
     "record",
 )
@@ -100,9 +100,9 @@ def _fixed_row(record: ResultRecord, method: str) -> list[str]:
         ABSENT,
         ABSENT,
         ABSENT,
-        numerals.count(static.spikes_per_image),
-        numerals.count(static.synops_per_image),
-        _energy(static.energy),
+        count(static.spikes_per_image),
+        count(static.synops_per_image),
+        energy(static.energy),
         markdown.code(record.id),
     ]
 
@@ -124,12 +124,12 @@ def _policy_row(record: ResultRecord, policy: PolicyResult, method: str, rank: i
         _accuracy(policy.accuracy),
         _latency(policy.latency) + _prelude(record.static),
         f"{numerals.percent(policy.saving.latency, 1)}%",
-        _equal_fixed(policy.equal_fixed),
+        equal_fixed(policy.equal_fixed),
         f"{policy.losers} / {policy.winners}",
         numerals.percent(policy.drop_upper95),
-        numerals.count(policy.spikes_per_image),
-        numerals.count(policy.synops_per_image),
-        _energy(policy.energy),
+        count(policy.spikes_per_image, policy.saving.spikes),
+        count(policy.synops_per_image, policy.saving.synops),
+        energy(policy.energy),
         markdown.code(record.id),
     ]
 
@@ -175,13 +175,19 @@ def _parameter(value: Any) -> str:
     return f"1-{1 - value:.2g}" if 0.99995 <= value < 1 else f"{value:.4g}"
 
 
-def _equal_fixed(equal: EqualFixed) -> str:
+def equal_fixed(equal: EqualFixed) -> str:
+    """What is saved against the shortest fixed time that is as accurate."""
     if equal.timesteps is None or equal.saving_latency is None:
         return "no T as accurate"
     return f"{numerals.percent(equal.saving_latency, 1)}% (T={equal.timesteps})"
 
 
-def _energy(presets: Mapping[str, float]) -> str:
+def count(events: float, saving: float | None = None) -> str:
+    """Events per image, and the share of them that is saved."""
+    return numerals.count(events) + (f" ({numerals.percent(saving, 1)}%)" if saving is not None else "")
+
+
+def energy(presets: Mapping[str, float]) -> str:
     """The INT8 preset; an older record may lack it."""
     int8 = [value for name, value in sorted(presets.items()) if "int8" in name.casefold()]
     return numerals.energy(int8[0]) if int8 else ABSENT

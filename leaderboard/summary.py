@@ -8,10 +8,9 @@ from benchmark.records import PolicyResult, ResultRecord, Static
 from leaderboard import markdown, numerals
 from leaderboard.bibliography import sources_of
 from leaderboard.ranking import ranks
-from leaderboard.rows import Footnotes
+from leaderboard.rows import ABSENT, Footnotes, count, energy, equal_fixed
 from leaderboard.table import Table
 
-ABSENT = "—"
 COLUMNS = (
     "rank",
     "method",
@@ -101,10 +100,10 @@ def _cells(line: Line, labels: dict[str, str], rank: int | None, footnotes: Foot
         _rule(line),
         _interval(*(numerals.percent(value) for value in (shown.accuracy.value, *shown.accuracy.ci95))),
         _latency(policy, record.static),
-        _against_fixed(policy),
-        _count(shown.spikes_per_image, saving.spikes if saving else None),
-        _count(shown.synops_per_image, saving.synops if saving else None),
-        _energy(shown),
+        equal_fixed(policy.equal_fixed) if policy else ABSENT,
+        count(shown.spikes_per_image, saving.spikes if saving else None),
+        count(shown.synops_per_image, saving.synops if saving else None),
+        energy(shown.energy),
         f"{numerals.percent(policy.gap_closed, 0)}%" if policy and policy.gap_closed is not None else ABSENT,
         _weights(record),
         markdown.code(record.id),
@@ -134,24 +133,6 @@ def _latency(policy: PolicyResult | None, static: Static) -> str:
     else:
         mean = _interval(*(numerals.rounded(value) for value in (policy.latency.mean, *policy.latency.ci95)))
     return mean + (f" (prelude {static.prelude})" if static.prelude else "")
-
-
-def _against_fixed(policy: PolicyResult | None) -> str:
-    if policy is None:
-        return ABSENT
-    equal = policy.equal_fixed
-    if equal.timesteps is None or equal.saving_latency is None:
-        return "no T as accurate"
-    return f"{numerals.percent(equal.saving_latency, 1)}% (T={equal.timesteps})"
-
-
-def _count(value: float, saving: float | None) -> str:
-    return numerals.count(value) + (f" ({numerals.percent(saving, 1)}%)" if saving is not None else "")
-
-
-def _energy(shown: PolicyResult | Static) -> str:
-    int8 = [value for name, value in sorted(shown.energy.items()) if "int8" in name.casefold()]
-    return numerals.energy(int8[0]) if int8 else ABSENT
 
 
 def _weights(record: ResultRecord) -> str:

@@ -282,8 +282,8 @@ def test_a_record_gives_a_fixed_row_and_a_row_per_policy():
         "saved vs equal fixed T": "—",
         "losers / winners": "—",
         "drop, upper 95%": "—",
-        "spikes / image": "1.00 M",
-        "SynOps / image": "2.50 G",
+        "spikes / image (saved)": "1.00 M",
+        "SynOps / image (saved)": "2.50 G",
         "energy (INT8)": "75.1 µJ",
         "record": f"`{one.id}`",
     }
@@ -298,8 +298,8 @@ def test_a_record_gives_a_fixed_row_and_a_row_per_policy():
         "saved vs equal fixed T": "24.0% (T=12)",
         "losers / winners": "4 / 1",
         "drop, upper 95%": "0.71",
-        "spikes / image": "12.3 k",
-        "SynOps / image": "1.23 M",
+        "spikes / image (saved)": "12.3 k (40.0%)",
+        "SynOps / image (saved)": "1.23 M (40.0%)",
         "energy (INT8)": "129 nJ",
         "record": f"`{one.id}`",
     }
