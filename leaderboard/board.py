@@ -10,8 +10,9 @@ from benchmark.records import ResultRecord
 from leaderboard.chart import Chart, chart
 from leaderboard.export import export
 from leaderboard.page import page
-from leaderboard.publication import differences, publish
+from leaderboard.publication import differences, publish, write_atomic
 from leaderboard.published import Published, load_published
+from leaderboard.site.document import document
 from leaderboard.table import Table, tables
 
 
@@ -65,6 +66,18 @@ class Leaderboard:
         Raises ValueError for another name, OSError if it cannot be written.
         """
         export(self.tables, path, self.published)
+
+    def write_html(self, path: Path, reports: Mapping[str, str] | None = None) -> None:
+        """Write the page for people, one HTML file that needs nothing else, whole or not at all.
+
+        Args:
+            path: the file.
+            reports: id of a record -> its report or file as a link from the page. Others are named without a link.
+
+        Raises OSError if it cannot be written.
+        """
+        text = document(self.tables, self.problems, self.published, dict(reports or {}))
+        write_atomic(path, text.encode())
 
     def check(self, output: Path) -> list[str]:
         """How the page at `output` and its figures differ from the records, in words; empty if they are current.

@@ -11,6 +11,7 @@ from decimal import ROUND_HALF_UP, Decimal
 # Decimals are exact and slow; only near a tie they are needed.
 NEAR_TIE = 1e-6
 LARGE = 1e9
+EXACT = 20
 COUNT_UNITS = ("", " k", " M", " G", " T")
 ENERGY_UNITS = (" pJ", " nJ", " µJ", " mJ", " J")
 
@@ -53,13 +54,14 @@ def _scaled(value: float, units: tuple[str, ...]) -> str:
     if not value:
         return f"0{units[0]}"
     exponent = math.floor(math.log10(abs(value)))
-    leading = value / 10.0 ** (exponent - 2)
+    # Outside, ten to the power of the exponent is zero, or no float.
+    leading = value / 10.0 ** (exponent - 2) if -EXACT < exponent < EXACT else math.nan
     if value > 0 and not _may_be_tie(leading):
         # Round before the unit is chosen: 999,960 is 1.00 M, never 1000 k.
-        digits = math.floor(leading + 0.5)
+        digits, first = math.floor(leading + 0.5), exponent
         exponent += digits >= 1000
         unit = min(max(exponent // 3, 0), len(units) - 1)
-        shown = digits * 10.0 ** (math.floor(math.log10(value)) - 2 - 3 * unit)
+        shown = digits * 10.0 ** (first - 2 - 3 * unit)
         return f"{shown:.{max(2 - exponent + 3 * unit, 0)}f}{units[unit]}"
     exact = _decimal(value)
     short = exact.quantize(Decimal(1).scaleb(exact.adjusted() - 2), ROUND_HALF_UP)

@@ -178,6 +178,11 @@ def test_fast_rounding_is_decimal_rounding(seed):
             assert numerals.energy(value) == scaled(value, numerals.ENERGY_UNITS), value
 
 
+@pytest.mark.parametrize("value", [5e-324, 1e-300, 1.5e-299, 9.995e-5, 1e300])
+def test_the_smallest_and_largest_numbers_are_rounded_too(value):
+    assert numerals.count(value) == scaled(value, numerals.COUNT_UNITS)
+
+
 def test_the_latency_of_the_rule_carries_its_own_interval():
     wide = guaranteed(latency=9.0).model_copy(
         update={"latency": Latency(mean=9.0, median=9, p95=15, share_at_cap=0.1, ci95=(4.0, 13.5))}
