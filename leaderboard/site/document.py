@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from leaderboard.bibliography import sources_of
 from leaderboard.published import Published
 from leaderboard.site.entries import Entry, entries
 from leaderboard.site.grid import HEADINGS, grid
@@ -163,7 +164,7 @@ def _section(table: Table, rows: Sequence[Entry], look: Mapping[str, Look], repo
     ]
     said = remarks(table)
     if rows:
-        content += [_figure(table, rows, look), grid(table, rows, look, said, reports)]
+        content += [_figure(table, rows, look), _papers(table), grid(table, rows, look, said, reports)]
         content.append(element("p", "No row matches the filter.", class_="none", hidden=True))
     lists = [
         element("ul", [element("li", remark) for remark in said.general]) if said.general else (),
@@ -173,6 +174,20 @@ def _section(table: Table, rows: Sequence[Entry], look: Mapping[str, Look], repo
     if any(lists):
         content.append(element("div", element("h3", "Remarks"), lists, class_="remarks"))
     return element("section", content, id=table.slug, aria_labelledby=heading)
+
+
+def _papers(table: Table) -> Content:
+    """Where the methods come from, once and not in every row: each link is a stop for who moves by keyboard."""
+    found: list[Content] = []
+    for method in sorted({record.spec.method for record in table.records}):
+        links = [element("a", source.venue, href=source.url) for source in sources_of(method)]
+        if links:
+            found += [
+                " · " if found else "Papers: ",
+                f"{method} ",
+                [[", " if number else "", link] for number, link in enumerate(links)],
+            ]
+    return element("p", found, class_="protocol") if found else ()
 
 
 def _figure(table: Table, rows: Sequence[Entry], look: Mapping[str, Look]) -> Markup:

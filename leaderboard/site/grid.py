@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 
 from benchmark.records import Guarantee, PolicyResult, Static
 from leaderboard import numerals
-from leaderboard.bibliography import sources_of
 from leaderboard.site.columns import NOTHING, NUMBERS, RANK, Column
 from leaderboard.site.entries import Entry
 from leaderboard.site.looks import Look, dashes, swatch
-from leaderboard.site.markup import Content, Markup, element, escaped
+from leaderboard.site.markup import Markup, element, escaped
 from leaderboard.site.remarks import Remarks
 from leaderboard.table import Table
 
@@ -99,18 +98,10 @@ def _methods(table: Table, looks: Mapping[str, Look], remarks: Remarks) -> list[
             element("b", method),
             element("sup", marks) if marks else (),
             element("small", details) if details else (),
-            element("small", _papers(method)) if sources_of(method) else (),
             element("small", f"ANN {numerals.percent(record.ann.accuracy.value)}%"),
             element("small", _prelude(record.static)) if record.static and record.static.prelude else (),
         ]
         found.append(element("th", words, scope="row", data_value=method))
-    return found
-
-
-def _papers(method: str) -> list[Content]:
-    found: list[Content] = []
-    for source in sources_of(method):
-        found += [", " if found else "", element("a", source.venue, href=source.url)]
     return found
 
 
