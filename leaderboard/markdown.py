@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 # An underscore inside a word never starts emphasis, so `max_prob` stays readable in the source.
 SPECIAL = re.compile(r"[\\`*\[\]<>|~$&]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
@@ -15,6 +16,7 @@ def one_line(value: str) -> str:
     return CONTROL.sub("", " ".join(value.split())).encode(errors="replace").decode()
 
 
+@lru_cache(maxsize=4096)  # the same labels and remarks stand in row after row
 def text(value: str) -> str:
     """The value as one line of literal text, safe in a table cell."""
     return SPECIAL.sub(lambda match: f"\\{match.group()}", one_line(value))
