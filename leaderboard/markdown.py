@@ -22,6 +22,7 @@ def text(value: str) -> str:
     return SPECIAL.sub(lambda match: f"\\{match.group()}", one_line(value))
 
 
+@lru_cache(maxsize=4096)
 def code(value: str) -> str:
     """The value as a code span. Not for table cells unless it holds no pipe."""
     value = one_line(value)

@@ -11,6 +11,7 @@ from decimal import ROUND_HALF_UP, Decimal
 # Decimals are exact and slow; only near a tie they are needed.
 NEAR_TIE = 1e-6
 LARGE = 1e9
+POWERS = (1.0, 10.0, 100.0)
 EXACT = 20
 COUNT_UNITS = ("", " k", " M", " G", " T")
 ENERGY_UNITS = (" pJ", " nJ", " µJ", " mJ", " J")
@@ -43,7 +44,7 @@ def energy(picojoules: float) -> str:
 
 def _fixed(value: float, shown: float, digits: int, shift: int) -> str:
     """`value` x 10^shift with `digits` decimals; `shown` is that product as a float, good enough away from a tie."""
-    if not _may_be_tie(shown * 10**digits):
+    if not _may_be_tie(shown * POWERS[digits]):
         text = f"{shown:.{digits}f}"
         return text[1:] if text[0] == "-" and not text.strip("-0.") else text
     exact = _decimal(value).scaleb(shift).quantize(Decimal(1).scaleb(-digits), ROUND_HALF_UP)
@@ -72,7 +73,7 @@ def _scaled(value: float, units: tuple[str, ...]) -> str:
 
 def _may_be_tie(value: float) -> bool:
     """Whether decimal digits decide which way `value` is rounded to a whole number, or it is too large for floats to tell."""
-    return abs(value % 1.0 - 0.5) < NEAR_TIE or not abs(value) < LARGE
+    return not (-LARGE < value < LARGE) or -NEAR_TIE < value % 1.0 - 0.5 < NEAR_TIE
 
 
 def _decimal(value: float) -> Decimal:

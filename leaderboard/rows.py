@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmark.records import EqualFixed, Estimate, Latency, Measured, PolicyResult, ResultRecord, Static
 from leaderboard import markdown, numerals
-from leaderboard.ranking import ranks
+from leaderboard.ranking import fastest_first, ranks
 from leaderboard.table import Table
 
 ABSENT = "—"
@@ -72,7 +72,7 @@ class Footnotes:
 def rows(table: Table, footnotes: Footnotes) -> tuple[list[str], list[list[str]]]:
     """Headers and Markdown cells of a table; remarks go to `footnotes`. Empty rows if no record has results."""
     labels = table.labels()
-    policies = {record.id: sorted(record.policies, key=_fastest_first) for record in table.records}
+    policies = {record.id: fastest_first(record.policies) for record in table.records}
     rank = iter(ranks([policy for record in table.records for policy in policies[record.id]]))
     claims = any(record.reported for record in table.records)
     body = []
@@ -132,13 +132,6 @@ def _policy_row(record: ResultRecord, policy: PolicyResult, method: str, rank: i
         energy(policy.energy),
         markdown.code(record.id),
     ]
-
-
-def _fastest_first(policy: PolicyResult) -> tuple[float, str]:
-    return (
-        policy.latency.mean,
-        f"{policy.name} {policy.selection} {sorted(policy.params.items())} {policy.accuracy.value}",
-    )
 
 
 def _accuracy(accuracy: Estimate) -> str:

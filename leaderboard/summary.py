@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 from benchmark.records import PolicyResult, ResultRecord, Static
 from leaderboard import markdown, numerals
 from leaderboard.bibliography import sources_of
-from leaderboard.ranking import ranks
+from leaderboard.ranking import fastest_first, ranks
 from leaderboard.rows import ABSENT, Footnotes, count, energy, equal_fixed
 from leaderboard.table import Table
 
@@ -65,7 +66,7 @@ def lines_of(record: ResultRecord) -> list[Line]:
 
     Rules that choose a threshold per timestep compete as well. The fastest is chosen by its mean latency on the test images.
     """
-    guaranteed = sorted((policy for policy in record.policies if policy.guarantee), key=_latency_first)
+    guaranteed = fastest_first([policy for policy in record.policies if policy.guarantee])
     found = []
     own = [policy for policy in record.policies if policy.name == DYNAMIC_CONFIDENCE]
     if own:
@@ -75,10 +76,6 @@ def lines_of(record: ResultRecord) -> list[Line]:
     if guaranteed and guaranteed[0] not in [line.policy for line in found]:
         found.append(Line(record, guaranteed[0], "fastest with a guarantee"))
     return found or [Line(record, None, "")]
-
-
-def _latency_first(policy: PolicyResult) -> tuple[float, str]:
-    return policy.latency.mean, f"{policy.name} {sorted(policy.params.items())}"
 
 
 def _place(rank: int | None, line: Line) -> tuple[float, ...]:
@@ -111,9 +108,13 @@ def _cells(line: Line, labels: dict[str, str], rank: int | None, footnotes: Foot
 
 
 def _method(record: ResultRecord, label: str, footnotes: Footnotes) -> str:
-    papers = [f"[{markdown.text(source.venue)}]({source.url})" for source in sources_of(record.spec.method)]
-    named = markdown.text(label) + footnotes.mark_record(record)
-    return f"{named} · {', '.join(papers)}" if papers else named
+    return markdown.text(label) + footnotes.mark_record(record) + _papers(record.spec.method)
+
+
+@cache
+def _papers(method: str) -> str:
+    links = [f"[{markdown.text(source.venue)}]({source.url})" for source in sources_of(method)]
+    return f" · {', '.join(links)}" if links else ""
 
 
 def _rule(line: Line) -> str:

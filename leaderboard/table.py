@@ -90,10 +90,7 @@ def _best_first(record: ResultRecord) -> float:
 
 def _labels(group: Sequence[ResultRecord], without: tuple[str, ...]) -> dict[str, str]:
     facts = {record.id: _facts(record) for record in group}
-    for known in facts.values():
-        for name in without:
-            known.pop((1, name), None)
-    names = sorted({name for known in facts.values() for name in known})
+    names = sorted({name for known in facts.values() for name in known} - {(1, name) for name in without})
     told_apart_by = [name for name in names if len({known.get(name) for known in facts.values()}) > 1]
     labels = {}
     for record in group:

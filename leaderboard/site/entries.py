@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from benchmark.records import Ann, PolicyResult, ResultRecord, Static
-from leaderboard.ranking import ranks
+from leaderboard.ranking import fastest_first, ranks
 from leaderboard.table import Table
 
 DYNAMIC_CONFIDENCE = "dynamic-confidence"
@@ -45,7 +45,7 @@ class Entry:
 
 def entries(table: Table) -> list[Entry]:
     """Best fixed-time accuracy first; of each record fixed time, then its rules, the fastest first."""
-    policies = [sorted(record.policies, key=_fastest_first) for record in table.records]
+    policies = [fastest_first(record.policies) for record in table.records]
     rank = iter(ranks([policy for group in policies for policy in group]))
     found = []
     for number, (record, group) in enumerate(zip(table.records, policies, strict=True)):
@@ -56,14 +56,6 @@ def entries(table: Table) -> list[Entry]:
             Entry(record, number, record.ann, record.static, policy, next(rank), policy is best) for policy in group
         ]
     return found
-
-
-def _fastest_first(policy: PolicyResult) -> tuple[float, str]:
-    # The rest tells equally fast rules apart, so that the order of the records' lists does not matter.
-    return (
-        policy.latency.mean,
-        f"{policy.name} {policy.selection} {sorted(policy.params.items())} {policy.accuracy.value}",
-    )
 
 
 def _best(policies: list[PolicyResult]) -> PolicyResult | None:
