@@ -16,8 +16,7 @@ RECORDS = sorted((ROOT / "leaderboard/results").glob("*/*/*/*.json"))
 
 @pytest.fixture
 def asked(monkeypatch, tmp_path):
-    for name in ("CIFAR10", "WEIGHTS", "IMAGENET"):
-        monkeypatch.setenv(name, str(tmp_path / name.casefold()))
+    monkeypatch.setenv("DATA", str(tmp_path))
     return [task.cell for task in load_sweep(ROOT / "sweeps/published.toml").tasks]
 
 
