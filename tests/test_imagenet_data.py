@@ -615,6 +615,7 @@ def test_the_real_copy(real):
     assert np.unique(np.concatenate([real.split(name).labels for name in real.splits])).size == 218
 
 
+@pytest.mark.slow
 def test_a_published_network_is_as_accurate_as_it_should_be(real, shared):
     """Wrong channels, labels, means or geometry would show."""
     from torchvision.models import squeezenet1_0

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 FLAGS = ["--preprocessing", "divisor=1", "--preprocessing", "mean=123,117,104", "--preprocessing", "crop=227"]
 
 
+@pytest.mark.slow
 def test_squeezenet_converts_without_training(cli, shared, tmp_path):
     images, weights = shared("imagenet"), shared("weights/squeezenet1_0-imagenet.safetensors")
     few = ["--limit", 6, "--calibration-size", 6, "--timesteps", 3]

@@ -248,6 +248,7 @@ print("torch" in sys.modules)
 """
 
 
+@pytest.mark.slow
 def test_torch_is_needed_for_new_options_only(tmp_path):
     path = tmp_path / "table.toml"
 

@@ -202,6 +202,7 @@ def test_parts_of_a_batch_add_up(images):
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_compiled_training_is_the_same_training(images):
     eager, compiled = training(images), training(images, compile=True)
     eager.run(Silent())
