@@ -8,6 +8,8 @@ python -m benchmark.bench replaying --images 10000 --timesteps 64 --classes 1000
 python -m benchmark.bench full-size
 python -m benchmark.bench leaderboard --records 10000
 python -m benchmark.bench early-exit --model resnet20 --batch-size 64 --timesteps 32
+python -m benchmark.bench peers --model resnet20 --batch-size 1 --batch-size 64 --timesteps 8
+python -m benchmark.bench startup
 """
 
 from __future__ import annotations
@@ -18,8 +20,10 @@ from benchmark.bench.board import board
 from benchmark.bench.early_exit import early_exit
 from benchmark.bench.full_size import full_size
 from benchmark.bench.memory import memory
+from benchmark.bench.peers import peers
 from benchmark.bench.replaying import replaying
 from benchmark.bench.simulation import simulation
+from benchmark.bench.startup import startup
 from benchmark.bench.thresholds import thresholds
 
 
@@ -34,5 +38,5 @@ def main(context: click.Context) -> None:
         context.invoke(thresholds)
 
 
-for command in (simulation, thresholds, memory, early_exit, replaying, full_size, board):
+for command in (simulation, thresholds, memory, early_exit, replaying, full_size, board, peers, startup):
     main.add_command(command)

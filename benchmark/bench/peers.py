@@ -1,0 +1,182 @@
+"""Our simulator beside its floor and its peers, all in one run on one machine."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import click
+import torch
+from torch import Tensor
+
+from benchmark.bench.contestants import CONTESTANTS, TOLERANCE, Contestant, Run, Side, by_name, disagreement
+from benchmark.bench.foreign_neurons import NotAvailable
+from benchmark.bench.peer_memory import peak_in_a_process
+from benchmark.bench.peer_table import Cell, Row, page
+from benchmark.bench.source_network import Model, SourceNetwork
+from benchmark.bench.timing import interleaved
+from benchmark.errors import UsageError
+from benchmark.numerics import choose_device, numerics
+from benchmark.provenance import device_name, git_state
+
+CHECKED_IMAGES = 2
+RELEASE = "release"
+PAGE = Path("bench/RESULTS.md")
+
+
+@contextmanager
+def _as_usage() -> Iterator[None]:
+    """Our errors about a request as click's."""
+    try:
+        yield
+    except UsageError as error:
+        raise click.UsageError(str(error)) from error
+
+
+def _models(_: click.Context, __: click.Parameter, names: tuple[str, ...]) -> tuple[Model, ...]:
+    with _as_usage():
+        return tuple(map(Model.parse, names))
+
+
+@click.command()
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    default=("resnet20",),
+    callback=_models,
+    help="Backbone, or NAME@PIXELS for other images than 32 px (224 px for networks of ImageNet). May be repeated.",
+)
+@click.option(
+    "--batch-size", "batch_sizes", multiple=True, type=click.IntRange(min=1), default=(64,), help="May be repeated."
+)
+@click.option("--timesteps", "times", multiple=True, type=click.IntRange(min=1), default=(8,), help="May be repeated.")
+@click.option("--repeats", type=click.IntRange(min=1), default=5)
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
+@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), default=PAGE, help="The page to write.")
+@torch.no_grad()
+def peers(
+    models: tuple[Model, ...],
+    batch_sizes: tuple[int, ...],
+    times: tuple[int, ...],
+    repeats: int,
+    device: str,
+    output: Path,
+) -> None:
+    """Speed and peak memory of our simulator, of plain forward passes, and of other simulators.
+
+    Every combination of models, batch sizes and timesteps is measured, and the page is written anew after each. Before that,
+    all simulators have to give our logits in float64; one that does not is shown and marked, and counts for nothing.
+    """
+    with _as_usage():
+        place = choose_device(device)
+    machine = _machine(place)
+    command = _command(models, batch_sizes, times, repeats, device)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    cells: list[Cell] = []
+    for model in models:
+        checked = check(model, max(times), place)
+        source = model.build().to(place)
+        for batch_size, timesteps in itertools.product(batch_sizes, times):
+            cell = _measured(source, model, checked, batch_size, timesteps, repeats, place)
+            cells.append(cell)
+            click.echo("\n".join([cell.title, *cell.table(), *cell.verdicts(), ""]))
+            output.write_text(page(cells, len(models) * len(batch_sizes) * len(times), machine, command))
+    click.echo(f"written to {output}: {'; '.join(machine)}")
+
+
+@torch.no_grad()
+def check(model: Model, timesteps: int, place: torch.device) -> dict[str, Row]:
+    """Whether each contestant gives our summed logits in float64, by name."""
+    source, images = model.build(torch.float64).to(place), model.images(CHECKED_IMAGES).double().to(place)
+    expected = by_name("ours, step loop").build(source)(images, timesteps)
+    return {each.name: _checked(each, source, images, timesteps, expected) for each in CONTESTANTS}
+
+
+def _checked(contestant: Contestant, source: SourceNetwork, images: Tensor, timesteps: int, expected: Tensor) -> Row:
+    if contestant.side is Side.FLOOR:
+        return Row(contestant, "no spikes")
+    try:
+        found = contestant.build(source)(images, timesteps)
+    except NotAvailable as error:
+        return Row(contestant, str(error), False)
+    off = disagreement(found, expected)
+    if found.dtype == torch.int64:
+        return Row(contestant, f"{off:.0%} OTHER ANSWERS" if off else "same answers", not off)
+    if not off <= TOLERANCE:
+        return Row(contestant, f"DIFFERS by {off:.1e}", False)
+    return Row(contestant, f"equal (to {off:.0e})" if off else "equal", True)
+
+
+def _measured(
+    source: SourceNetwork,
+    model: Model,
+    checked: dict[str, Row],
+    batch_size: int,
+    timesteps: int,
+    repeats: int,
+    place: torch.device,
+) -> Cell:
+    """Memory first: who does not fit is left out where all share one process."""
+    images = model.images(batch_size).to(place)
+    rows: dict[str, Row] = {}
+    runs: dict[str, Run] = {}
+    for contestant in CONTESTANTS:
+        if not contestant.fits(batch_size):
+            continue
+        row = checked[contestant.name]
+        rows[contestant.name] = row
+        try:
+            runs[contestant.name] = contestant.build(source)
+            memory = peak_in_a_process(model, contestant.name, batch_size, timesteps, str(place))
+            rows[contestant.name] = Row(contestant, row.agreement, row.agrees, memory=memory)
+        except NotAvailable as error:
+            runs.pop(contestant.name, None)
+            rows[contestant.name] = Row(contestant, str(error), False)
+    tasks: dict[str, Callable[[], None]] = {}
+    last_of_ours = next((name for name in reversed(runs) if rows[name].contestant.side is Side.OURS), None)
+    for name, run in runs.items():
+        tasks[name] = partial(_discard, run, images, timesteps)
+        if name == last_of_ours:
+            # Ours keeps its state until the next images come; untimed, that memory goes back to those whose turn is next.
+            tasks[RELEASE] = partial(source.network.keep, torch.zeros(batch_size, dtype=torch.bool))
+    with numerics("fp32", place):
+        seconds = interleaved(tasks, repeats, place)
+    timed = (
+        Row(row.contestant, row.agreement, row.agrees, tuple(seconds.get(name, ())), row.memory)
+        for name, row in rows.items()
+    )
+    return Cell(model, batch_size, timesteps, tuple(timed))
+
+
+def _discard(run: Run, images: Tensor, timesteps: int) -> None:
+    run(images, timesteps)
+
+
+def _machine(place: torch.device) -> list[str]:
+    """What the figures depend on: machine, versions, commit."""
+    state = git_state()
+    commit = f"{state['git_sha'][:12]}{', changed since' if state['dirty'] else ''}" if state["git_sha"] else "unknown"
+    packages = [f"{name} {_version(name)}" for name in ("torch", "spikingjelly", "snntorch")]
+    return [f"Machine: {device_name(place)}", f"Versions: {', '.join(packages)}", f"Commit: {commit}"]
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _command(
+    models: tuple[Model, ...], batch_sizes: tuple[int, ...], times: tuple[int, ...], repeats: int, device: str
+) -> str:
+    words = ["python -m benchmark.bench peers"]
+    words += [f"--model {model}" for model in models]
+    words += [f"--batch-size {batch_size}" for batch_size in batch_sizes]
+    words += [f"--timesteps {timesteps}" for timesteps in times]
+    return " ".join([*words, f"--repeats {repeats}", f"--device {device}"])

@@ -1,0 +1,73 @@
+"""What a user waits for before anything happens: imports, help, listings, the first result."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import click
+import torch
+
+from benchmark.bench.peer_table import spread
+from benchmark.bench.timing import interleaved
+from benchmark.provenance import processor_name
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+BARE = "python -c pass"
+FIRST_RESULT = "python -m benchmark run (digits)"
+STALE = 3  # what --check exits with if the page is not up to date: it took as long
+
+# What is started, and the exit codes that it may have.
+COMMANDS: dict[str, tuple[tuple[str, ...], tuple[int, ...]]] = {
+    BARE: (("-c", "pass"), (0,)),
+    'python -c "import torch"': (("-c", "import torch"), (0,)),
+    'python -c "import dynconf"': (("-c", "import dynconf"), (0,)),
+    'python -c "import methods"': (("-c", "import methods"), (0,)),
+    'python -c "import benchmark.cli"': (("-c", "import benchmark.cli"), (0,)),
+    "python -m benchmark --help": (("-m", "benchmark", "--help"), (0,)),
+    "python -m benchmark list methods": (("-m", "benchmark", "list", "methods"), (0,)),
+    "python -m benchmark leaderboard --check": (("-m", "benchmark", "leaderboard", "--check"), (0, STALE)),
+    FIRST_RESULT: (("-m", "benchmark", "run"), (0,)),
+}
+
+
+@click.command()
+@click.option("--repeats", type=click.IntRange(min=1), default=5)
+@click.option(
+    "--first-result/--no-first-result", default=True, help="Measure `run` on digits, too, in an empty folder."
+)
+def startup(repeats: int, first_result: bool) -> None:
+    """Seconds of imports, help, listings and a first result, each in a fresh process, beside a bare Python and torch."""
+    tasks: dict[str, Callable[[], None]] = {
+        name: partial(_start, name, arguments, codes)
+        for name, (arguments, codes) in COMMANDS.items()
+        if first_result or name != FIRST_RESULT
+    }
+    seconds = interleaved(tasks, repeats, torch.device("cpu"))
+    click.echo(f"{processor_name()}, {os.cpu_count()} cores, median of {repeats} [min, max]")
+    for name, times in seconds.items():
+        above = statistics.median(own - bare for own, bare in zip(times, seconds[BARE], strict=True))
+        click.echo(f"  {name:40s} {spread(times):>24s} s  {above:8.3f} s above a bare Python")
+
+
+def _start(name: str, arguments: Sequence[str], codes: Sequence[int]) -> None:
+    """Run it to its end: the leaderboard's check where its records are, all else in an empty folder."""
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    with tempfile.TemporaryDirectory() as folder:
+        done = subprocess.run(  # noqa: S603
+            [sys.executable, *arguments],
+            cwd=ROOT if "leaderboard" in arguments else folder,
+            env={**os.environ, "PYTHONPATH": path},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    if done.returncode not in codes:
+        raise click.ClickException(f"{name} exited with {done.returncode}:\n{done.stderr}")

@@ -1,0 +1,251 @@
+"""The comparison with the floor and the peers: who stands in it computes what we do, and the page says what was measured."""
+
+from __future__ import annotations
+
+import re
+import sys
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from benchmark.bench import main
+from benchmark.bench import peer_memory as memory
+from benchmark.bench.contestants import CONTESTANTS, Side, by_name, disagreement
+from benchmark.bench.foreign_neurons import NotAvailable, with_neurons
+from benchmark.bench.peer_table import Cell, Row, page
+from benchmark.bench.peers import check
+from benchmark.bench.source_network import Model
+from benchmark.errors import UsageError
+from methods.pooling import SpikeMaxPool
+
+CPU = torch.device("cpu")
+TINY = Model("small-cnn", 8)
+NAMES = [each.name for each in CONTESTANTS]
+
+
+@pytest.fixture
+def invoke(tmp_path):
+    """`python -m benchmark.bench` with these arguments, here; the answer, and the page that was written."""
+
+    def run(*arguments):
+        page = tmp_path / "folder" / "RESULTS.md"
+        if arguments[0] == "peers":
+            arguments = (*arguments, "--output", str(page))
+        answer = CliRunner().invoke(main, list(map(str, arguments)))
+        return answer, page.read_text() if page.exists() else ""
+
+    return run
+
+
+@pytest.mark.parametrize("model", [TINY, Model("resnet20", 8)], ids=str)
+def test_every_contestant_gives_our_logits_in_float64(model):
+    rows = check(model, 6, CPU)
+    assert list(rows) == NAMES
+    for name, row in rows.items():
+        if row.contestant.side is Side.FLOOR:
+            assert row.agrees is None
+        else:
+            assert row.agrees is True, f"{name}: {row.agreement}"
+            assert row.agreement.startswith(("equal", "same answers"))
+
+
+@torch.no_grad()
+def test_the_compared_logits_are_those_of_a_network_that_spikes():
+    source = TINY.build(torch.float64)
+    logits = by_name("ours, step loop").build(source)(TINY.images(2).double(), 6)
+    assert logits.shape == (2, 10) and logits.abs().max() > 0.1
+    assert all(neuron.counts[0].min() > 0 for neuron in source.network.neurons.values())
+
+
+@torch.no_grad()
+def test_they_are_close_in_float32_too():
+    """What is timed may run other kernels than what is checked in float64."""
+    source, images = TINY.build(), TINY.images(3)
+    expected = by_name("ours, step loop").build(source)(images, 4)
+    for each in CONTESTANTS:
+        if each.side is Side.PEER or each.side is Side.REFERENCE:
+            found = each.build(source)(images, 4)
+            assert found.dtype == torch.float32
+            assert disagreement(found, expected) < 1e-4, each.name
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", NAMES)
+def test_a_second_run_starts_anew(name):
+    run, images = by_name(name).build(TINY.build(torch.float64)), TINY.images(2).double()
+    first = run(images, 3)
+    run(images[:1], 5)
+    assert torch.equal(run(images, 3), first)
+
+
+@torch.no_grad()
+def test_the_floor_is_the_network_that_was_converted():
+    source, images = TINY.build(torch.float64), TINY.images(2).double()
+    passes = [by_name(name).build(source)(images, 3) for name in ("floor, NCHW", "floor, channels_last")]
+    torch.testing.assert_close(*passes)
+    torch.testing.assert_close(passes[0], 3 * source.analog(images))
+    assert not any("BatchNorm" in type(module).__name__ for module in source.analog.modules())
+
+
+def test_who_computes_something_else_is_marked_and_no_peer(monkeypatch):
+    from benchmark.bench import spikingjelly_network
+
+    real = spikingjelly_network._node
+
+    def empty(threshold, step_mode):
+        node = real(threshold, step_mode)
+        node.set_reset_value("v", 0.0)
+        return node
+
+    monkeypatch.setattr(spikingjelly_network, "_node", empty)
+    rows = check(TINY, 4, CPU)
+    for name in ("SpikingJelly, single-step", "SpikingJelly, multi-step"):
+        assert rows[name].agrees is False and rows[name].agreement.startswith("DIFFERS by")
+    assert rows["snnTorch"].agrees
+    cell = Cell(TINY, 1, 4, tuple(Row(r.contestant, r.agreement, r.agrees, (1.0,)) for r in rows.values()))
+    assert [row.contestant.name for row in cell.peers] == ["snnTorch", "reference loop"]
+
+
+def test_other_answers_are_told_from_other_logits():
+    logits = torch.tensor([[0.0, 1.0], [2.0, 1.0]])
+    assert disagreement(torch.tensor([1, 0]), logits) == 0
+    assert disagreement(torch.tensor([1, 1]), logits) == 0.5
+    assert disagreement(logits + 0.25, logits) == 0.25
+
+
+def test_a_network_that_the_peers_cannot_have_is_refused():
+    network = TINY.build().network
+    name = next(iter(network.neurons))
+    network.graph.add_submodule(name, SpikeMaxPool(torch.nn.MaxPool2d(2), "binary"))
+    with pytest.raises(NotAvailable, match="no counterpart of SpikeMaxPool"):
+        with_neurons(network, lambda threshold: torch.nn.Identity())
+
+
+def test_our_own_network_is_left_alone():
+    source = TINY.build()
+    before = [type(module) for module in source.network.modules()]
+    for each in CONTESTANTS:
+        each.build(source)
+    assert [type(module) for module in source.network.modules()] == before
+
+
+def test_the_command_writes_a_page_with_every_contestant(invoke):
+    answer, written = invoke("peers", "--model", "small-cnn@8", "--batch-size", 1, "--timesteps", 2, "--repeats", 2)
+    assert answer.exit_code == 0, answer.output
+    assert "## small-cnn, 8 px, batch 1, T = 2" in written
+    figures = r"\| [\d.]+ \[[\d.]+, [\d.]+\] "
+    for name in NAMES:
+        assert re.search(rf"^\| {name} {figures * 3}\| -?[\d.]+ \| \S.* \|$", written, re.MULTILINE), name
+    assert written.count("recording / floor <= 1.08 (goal): ") == 1
+    assert len(re.findall(r"ahead of every peer: (yes|no, not of)", written)) == 1
+    assert re.search(r"Machine: .+ \(\d+ threads\)", written) and f"torch {torch.__version__.split('+')[0]}" in written
+    command = (
+        "python -m benchmark.bench peers --model small-cnn@8 --batch-size 1 --timesteps 2 --repeats 2 --device auto"
+    )
+    assert command in written and "Not finished" not in written
+    assert all(verdict in answer.output for verdict in re.findall(r"^- (ahead .*)$", written, re.MULTILINE))
+
+
+def test_a_missing_peer_is_said(invoke, monkeypatch):
+    monkeypatch.setitem(sys.modules, "spikingjelly.activation_based", None)
+    monkeypatch.setitem(sys.modules, "snntorch", None)
+    module = sys.modules["benchmark.bench.peers"]  # the package has a command of this name in its place
+    monkeypatch.setattr(module, "peak_in_a_process", lambda *cell: 1.5)
+    answer, written = invoke("peers", "--model", "small-cnn@8", "--batch-size", 2, "--timesteps", 1, "--repeats", 1)
+    assert answer.exit_code == 0, answer.output
+    assert (
+        len(re.findall(r"^\| (?:SpikingJelly, .*|snnTorch) \| - \| - \| - \| - \| not installed \|$", written, re.M))
+        == 3
+    )
+    assert "ahead of every peer: there is none here" in written
+    assert "| reference loop |" not in written  # one image at a time
+    assert len(re.findall(r"^\| (?:ours|floor), .* \| 1.5 \|", written, re.M)) == 4
+
+
+def test_memory_is_that_of_the_run_and_running_out_of_it_is_said():
+    model = Model("small-cnn", 32)
+    single, small, large = (memory.peak_in_a_process(model, "ours, step loop", size, 2, "cpu") for size in (1, 32, 128))
+    membranes = (16 * 32 * 32 + (32 + 64) * 16 * 16) * 4 / 2**20  # MiB of one image
+    assert membranes < single < membranes * 16
+    assert 32 * membranes < small < 32 * membranes * 4
+    assert 3 < large / small < 5
+    with pytest.raises(NotAvailable, match="out of memory"):
+        memory.peak_in_a_process(model, "SpikingJelly, multi-step", 64, 1_000_000, "cpu")
+
+
+def row(name, *seconds, agrees=True):
+    contestant = by_name(name)
+    return Row(contestant, "equal", None if contestant.side is Side.FLOOR else agrees, seconds, 1.0)
+
+
+def cell(recording, *others):
+    floors = (row("floor, NCHW", 2.0, 4.0, 3.0), row("floor, channels_last", 1.0, 2.0, 4.0))
+    return Cell(TINY, 4, 3, (row("ours, recording", *recording), *floors, *others))
+
+
+def test_ratios_are_taken_within_a_repeat_against_the_faster_floor():
+    made = cell((1.08, 2.0, 8.0))
+    assert made.floor.contestant.name == "floor, channels_last"
+    assert made.overhead == [1.08, 1.0, 2.0]
+    assert made.verdicts() == [
+        "recording / floor <= 1.08 (goal): 1.080 [1.000, 2.000], met",
+        "ahead of every peer: there is none here",
+    ]
+    assert (
+        "| floor, NCHW | 4.000 [3.000, 6.000] | 2.000 [0.750, 2.000] | 1.852 [0.375, 2.000] | 1.0 |" in made.table()[3]
+    )
+    assert cell((1.09, 2.2, 8.0)).verdicts()[0].endswith("1.100 [1.090, 2.000], missed")
+
+
+def test_what_could_not_be_measured_is_a_dash_and_no_verdict():
+    full = cell((1.0, 2.0, 2.0), row("snnTorch", 2.0, 4.0, 1.0))
+    bare = Row(by_name("ours, recording"), "out of memory", False)
+    without = Cell(TINY, 4, 3, (bare, *full.rows[1:]))
+    assert without.verdicts() == [
+        "recording / floor <= 1.08 (goal): -, not measured",
+        "ahead of every peer: there is none here",
+    ]
+    assert without.table()[2] == "| ours, recording | - | - | - | - | out of memory |"
+    assert "| - | not measured" in page([without], 1, [], "command")
+    no_floor = Cell(TINY, 4, 3, (full.rows[0], full.rows[3]))
+    assert no_floor.verdicts()[0].endswith("-, not measured") and no_floor.verdicts()[1].endswith("yes")
+
+
+def test_the_verdict_names_those_who_are_faster():
+    slow, fast = row("snnTorch", 2.0, 4.0, 1.0), row("SpikingJelly, multi-step", 0.5, 4.0, 1.0)
+    assert cell((1.0, 2.0, 2.0), slow).verdicts()[1] == "ahead of every peer: yes"
+    both = cell((1.0, 2.0, 2.0), slow, fast)
+    expected = "no, not of SpikingJelly, multi-step (its time / recording 0.500 [0.500, 2.000])"
+    assert both.verdicts()[1] == f"ahead of every peer: {expected}"
+    wrong = row("SpikingJelly, multi-step", 0.1, 0.1, 0.1, agrees=False)
+    assert cell((1.0, 2.0, 2.0), slow, wrong).verdicts()[1] == "ahead of every peer: yes"
+    written = page([both], 2, ["Machine: this"], "command")
+    assert "**Not finished: 1 of 2 cells.**" in written and "| no: SpikingJelly, multi-step |" in written
+
+
+def test_a_models_size_is_its_own_or_the_one_asked_for():
+    assert [Model.parse(text).pixels for text in ("resnet20", "resnet34", "resnet34@32")] == [32, 224, 32]
+    assert [str(Model.parse(text)) for text in ("resnet20@32", "resnet20@64")] == ["resnet20", "resnet20@64"]
+    for text in ("resnet20@", "resnet20@0", "resnet20@x"):
+        with pytest.raises(UsageError, match="positive number"):
+            Model.parse(text)
+
+
+def test_an_unknown_model_is_a_usage_error_with_near_matches(invoke):
+    answer, written = invoke("peers", "--model", "resnet2O")
+    assert answer.exit_code == 2 and re.search("Did you mean .*'resnet20'", answer.output) and not written
+
+
+def test_startup_times_each_command_and_says_which_one_failed(invoke, monkeypatch):
+    module = sys.modules["benchmark.bench.startup"]
+    assert {"python -m benchmark --help", module.FIRST_RESULT, module.BARE} < set(module.COMMANDS)
+    commands = {name: module.COMMANDS[name] for name in (module.BARE, "python -m benchmark list methods")}
+    monkeypatch.setattr(module, "COMMANDS", commands)
+    answer, _ = invoke("startup", "--repeats", 1)
+    assert answer.exit_code == 0, answer.output
+    for name in commands:
+        assert re.search(rf"^  {name} +[\d.]+ \[[\d.]+, [\d.]+\] s +[\d.]+ s above a bare Python$", answer.output, re.M)
+    monkeypatch.setitem(commands, "broken", (("-c", "import sys; sys.exit('no such thing')"), (0,)))
+    answer, _ = invoke("startup", "--repeats", 1)
+    assert answer.exit_code == 1 and "broken exited with 1:\nno such thing" in answer.output
