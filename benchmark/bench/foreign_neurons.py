@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 
 from torch import fx, nn
@@ -18,11 +17,11 @@ class NotAvailable(Exception):
 def with_neurons(network: SpikingNetwork, make: Callable[[float], nn.Module]) -> tuple[fx.GraphModule, fx.GraphModule]:
     """The part that depends on the image alone, and the rest, with `make(threshold)` for each neuron.
 
-    Both are copies. What a spike is worth is folded into the weights behind it and the stem's current is computed once, as in
-    our own simulation: so nothing but the simulation of the neurons differs. A neuron's membrane must start at half its
-    threshold. Raises NotAvailable for a network with other layers that remember.
+    Weights are shared with `network`, which is left as it is. What a spike is worth is folded into the weights behind it, and
+    the stem's current is computed once, as in our own simulation: so nothing but the simulation of the neurons differs. A
+    neuron's membrane must start at half its threshold. Raises NotAvailable for a network with other layers that remember.
     """
-    before, body = split_constant_part(copy.deepcopy(network.graph))
+    before, body = split_constant_part(network.graph)
     for name, module in list(body.named_modules()):
         if type(module) is IFNeuron and isinstance(module.threshold, float):
             assert module.initial == 0.5
