@@ -1,4 +1,4 @@
-"""Augmentation: shifts and mirrors for whole batches on their device, the rest picture by picture with torchvision."""
+"""Augmentation: shifts, mirrors and holes for whole batches on their device, the rest picture by picture with torchvision."""
 
 from __future__ import annotations
 
@@ -59,6 +59,45 @@ class Shifts:
 
 
 @dataclass(frozen=True)
+class Holes:
+    """Where every image of an epoch gets a square of half its side in the mean colour: the same in whatever batch it comes.
+
+    Attributes:
+        top, left: int64 [N]; the square lies wholly in the image.
+        colour: pixel values, one per channel.
+    """
+
+    top: Tensor
+    left: Tensor
+    colour: tuple[int, ...]
+
+    @classmethod
+    def draw(cls, count: int, height: int, width: int, colour: tuple[int, ...], seed: int, epoch: int) -> Holes:
+        """Those of `count` images in an epoch."""
+        random = generator(seed, Purpose.HOLES, epoch)
+        top, left = (torch.randint(0, side - side // 2 + 1, (count,), generator=random) for side in (height, width))
+        return cls(top, left, colour)
+
+    def apply(self, images: Tensor, chosen: Tensor) -> Tensor:
+        """The images uint8 [B, C, H, W], which are the `chosen` [B] ones of the epoch, with their squares."""
+        device = images.device
+
+        def covered(start: Tensor, side: int) -> Tensor:
+            place = torch.arange(side, device=device) - start[chosen].to(device)[:, None]
+            return (place >= 0) & (place < side // 2)
+
+        height, width = images.shape[2:]
+        hole = covered(self.top, height)[:, None, :, None] & covered(self.left, width)[:, None, None, :]
+        colour = torch.tensor(self.colour, dtype=images.dtype, device=device).reshape(1, -1, 1, 1)
+        return torch.where(hole, colour, images)
+
+
+def mean_colour(preprocessing: Preprocessing) -> tuple[int, ...]:
+    """The mean colour as pixel values."""
+    return tuple(round(value * preprocessing.divisor) for value in preprocessing.mean)
+
+
+@dataclass(frozen=True)
 class Pictures:
     """Everything that changes a picture on its own, by torchvision; seeded by seed, epoch and the number of the image.
 
@@ -107,6 +146,6 @@ class Pictures:
             changes.append(v2.ColorJitter(0.2, 0.2, 0.2, 0.1))
         changes.append(v2.ToImage())
         if "cutout" in augment:
-            mean = [round(value * self.preprocessing.divisor) for value in self.preprocessing.mean]
-            changes.append(v2.RandomErasing(p=1.0, scale=(0.25, 0.25), ratio=(1.0, 1.0), value=mean))
+            mean = mean_colour(self.preprocessing)
+            changes.append(v2.RandomErasing(p=1.0, scale=(0.25, 0.25), ratio=(1.0, 1.0), value=list(mean)))
         return changes

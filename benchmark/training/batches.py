@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from benchmark.data.images import Images, LazyPixels, Preprocessing
 from benchmark.errors import BenchmarkError, UsageError
 from benchmark.loading import normalise
-from benchmark.training.augmentation import Pictures, Shifts
+from benchmark.training.augmentation import Holes, Pictures, Shifts, mean_colour
 from benchmark.training.recipe import Recipe
 from benchmark.training.seeds import Purpose, generator
 
@@ -60,7 +60,7 @@ class TrainingBatches(ABC):
 
 
 class ResidentBatches(TrainingBatches):
-    """All pixels on the device; moved and mirrored there."""
+    """All pixels on the device; moved, mirrored and covered there."""
 
     def __init__(
         self,
@@ -78,14 +78,16 @@ class ResidentBatches(TrainingBatches):
         self._preprocessing, self._device, self._dtype = preprocessing, device, dtype
 
     def epoch(self, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        shifts = None
-        if "crop-flip" in self.recipe.augment:
-            padding = self._pixels.shape[-1] // 8
-            shifts = Shifts.draw(len(self.images), padding, self.recipe.seed, epoch)
+        recipe, (count, _, height, width) = self.recipe, self._pixels.shape
+        changes: list[Shifts | Holes] = []
+        if "crop-flip" in recipe.augment:
+            changes.append(Shifts.draw(count, width // 8, recipe.seed, epoch))
+        if "cutout" in recipe.augment:
+            changes.append(Holes.draw(count, height, width, mean_colour(self._preprocessing), recipe.seed, epoch))
         for chosen in self.chosen(epoch, first):
             pixels = self._pixels[chosen.to(self._device)]
-            if shifts is not None:
-                pixels = shifts.apply(pixels, chosen)
+            for change in changes:
+                pixels = change.apply(pixels, chosen)
             yield normalise(pixels, self._preprocessing, self._dtype), self._labels[chosen].to(self._device)
 
 
@@ -164,7 +166,7 @@ def training_batches(
     Raises UsageError where batch size, number of processes and images do not fit together, or the images the augmentation.
     """
     resident = isinstance(images.pixels, np.ndarray)
-    if resident and set(recipe.augment) <= {"crop-flip"}:
+    if resident and set(recipe.augment) <= {"crop-flip", "cutout"}:
         return ResidentBatches(images, preprocessing, recipe, share, device, dtype)
     framed = not isinstance(images.pixels, LazyPixels) or images.pixels.same_size
     if not framed and "resized-crop" not in recipe.augment:

@@ -15,6 +15,7 @@ class Purpose(IntEnum):
     SHIFTS = 1
     PICTURE = 2
     STEP = 3
+    HOLES = 4
 
 
 def seed_of(seed: int, purpose: Purpose, *numbers: int) -> int:

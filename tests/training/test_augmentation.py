@@ -8,7 +8,7 @@ import torch
 
 from benchmark.data.images import Preprocessing
 from benchmark.errors import UsageError
-from benchmark.training.augmentation import Pictures, Shifts
+from benchmark.training.augmentation import Holes, Pictures, Shifts
 from benchmark.training.recipe import Recipe
 
 COLOUR = Preprocessing(255.0, (0.2, 0.4, 0.6), (0.5,) * 3)
@@ -64,6 +64,22 @@ def test_cutout_is_a_square_of_half_the_side_in_the_mean_colour():
     hole = (cut != 255).all(0)
     assert hole.sum() == 16 * 16
     assert cut[:, hole].unique(dim=1).flatten().tolist() == [51, 102, 153]
+
+
+def test_a_hole_on_the_device_is_such_a_square_too_anywhere_in_the_image():
+    pixels = torch.full((500, 3, 32, 32), 255, dtype=torch.uint8)
+    holes = Holes.draw(500, 32, 32, (51, 102, 153), seed=0, epoch=0)
+    cut = holes.apply(pixels, torch.arange(500))
+    hole = (cut != 255).any(1)
+    assert hole.sum((1, 2)).eq(16 * 16).all()
+    assert cut.movedim(1, -1)[hole].unique(dim=0).tolist() == [[51, 102, 153]]
+    for side in (1, 2):
+        lines = hole.any(side)
+        assert lines.sum(1).eq(16).all()
+        assert lines.float().argmax(1).unique().tolist() == list(range(17))
+    alone = torch.cat([holes.apply(pixels[i : i + 1], torch.tensor([i])) for i in (3, 7)])
+    assert torch.equal(alone, cut[[3, 7]])
+    assert not torch.equal(cut, Holes.draw(500, 32, 32, (51, 102, 153), 0, 1).apply(pixels, torch.arange(500)))
 
 
 def test_the_order_is_the_papers():

@@ -43,7 +43,7 @@ def test_every_epoch_has_every_image_once_but_for_the_rest_of_the_last_batch(ima
     assert not torch.equal(orders[0], torch.cat(list(batches(images, seed=1).chosen(0, 0))))
 
 
-@pytest.mark.parametrize("augment", [(), ("crop-flip",), ("crop-flip", "cutout")])
+@pytest.mark.parametrize("augment", [(), ("crop-flip",), ("crop-flip", "cutout"), ("autoaugment", "cutout")])
 def test_the_shares_of_four_processes_are_the_whole_batch(images, augment):
     whole = list(batches(images, augment=augment).epoch(1))
     parts = [list(batches(images, Share(rank, 4), augment=augment).epoch(1)) for rank in range(4)]
@@ -52,7 +52,7 @@ def test_the_shares_of_four_processes_are_the_whole_batch(images, augment):
         assert torch.equal(inputs, some_inputs) and torch.equal(labels, some_labels)
 
 
-@pytest.mark.parametrize("augment", [("crop-flip",), ("crop-flip", "cutout")])
+@pytest.mark.parametrize("augment", [("crop-flip",), ("crop-flip", "cutout"), ("autoaugment", "cutout")])
 def test_an_epoch_goes_on_in_its_middle(images, augment):
     made = batches(images, augment=augment)
     inputs, labels = joined(list(made.epoch(0))[4:])
