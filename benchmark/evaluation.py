@@ -169,7 +169,7 @@ def finished_record(
     flags: tuple[str, ...],
     provenance: Provenance,
     artifacts: tuple[Artifact, ...],
-    measured: Measured | None = None,
+    measured: Sequence[Measured] = (),
 ) -> ResultRecord:
     """The record of a run that has its recordings, and its stopping rules judged."""
     return ResultRecord(
@@ -183,7 +183,8 @@ def finished_record(
         static=static(test, streaming_prelude),
         policies=tuple(judged),
         oracle=oracle(test),
-        measured=measured,
+        measured=measured[0] if measured else None,
+        measured_also=tuple(measured[1:]),
         provenance=provenance,
         artifacts=artifacts,
     )

@@ -201,7 +201,9 @@ class Oracle(Frozen):
 class Measured(Frozen):
     """Wall-clock seconds of the fixed-time and the early-exit pass over the same images, on one device.
 
-    `differing_images`: how many left the running network at another time or with another answer than in the replay.
+    In `dynamic_seconds` images leave a batch that shrinks, in `stream_seconds` fresh ones take their places; `floor_seconds`
+    are T forward passes of the network with ReLU, batch norms folded. `differing_images`: how many left the running network at
+    another time or with another answer than in the replay.
     """
 
     static_seconds: float
@@ -213,6 +215,8 @@ class Measured(Frozen):
     images: int
     policy: str
     differing_images: int
+    stream_seconds: float | None = None
+    floor_seconds: float | None = None
 
 
 class Reported(Frozen):
@@ -266,9 +270,15 @@ class ResultRecord(Frozen):
     policies: tuple[PolicyResult, ...] = ()
     oracle: Oracle | None = None
     measured: Measured | None = None
+    measured_also: tuple[Measured, ...] = ()
     reported: Reported | None = None
     provenance: Provenance
     artifacts: tuple[Artifact, ...] = ()
+
+    @property
+    def clock(self) -> tuple[Measured, ...]:
+        """All that was measured on the clock, one for each batch size."""
+        return () if self.measured is None else (self.measured, *self.measured_also)
 
     @field_validator("schema_version", mode="before")
     @classmethod

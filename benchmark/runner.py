@@ -20,12 +20,13 @@ from benchmark.measuring import measure
 from benchmark.numerics import choose_device, dtype_of, numerics, torch_flags
 from benchmark.preparation import Prepared, build_network, prepare
 from benchmark.provenance import Phases, device_name, git_state, now, slurm_environment, versions
-from benchmark.records import Artifact, Provenance, ResultRecord, Status
+from benchmark.records import Artifact, Measured, Provenance, ResultRecord, Status
 from benchmark.reporting import Console
 from benchmark.slices import CALIBRATION, SPLITS, TEST, Contribution, Plan, SliceFolder, SplitName, shards_in, share_of
 from benchmark.spec import Cell, ExecSpec, RunSpec, Slice
 from benchmark.store import ResultStore, sha256_of
 from dynconf.batch_limit import BatchLimit, is_out_of_memory
+from dynconf.policies import Policy
 from dynconf.recorder import record, record_shards
 from dynconf.recording import HEADER, SHARD, Recording, RecordingError
 from dynconf.shards import consecutive, finished_shards
@@ -103,8 +104,12 @@ def run(cell: Cell, store: ResultStore, execution: ExecSpec, reporter: Reporter)
     if execution.slice is not None:
         raise UsageError("a slice makes no record.", "Ask run_slice for it.")
     work, stored = _begin(cell, store, execution, reporter)
-    if stored is not None and not execution.rerun and not (execution.measure and stored.measured is None):
-        return stored, True
+    if stored is not None and not execution.rerun:
+        if not _unmeasured(work, stored):
+            return stored, True
+        timed = _with_clock(work, stored, reporter)
+        store.save(timed)
+        return timed, False
     if execution.rerun:
         work.folder = work.folder.with_suffix(".rerun")
         shutil.rmtree(work.folder, ignore_errors=True)
@@ -215,10 +220,7 @@ def _run(work: _Work, store: ResultStore, reporter: Reporter) -> ResultRecord:
                 evaluation.evaluate(policy, recordings[CALIBRATION], recordings[TEST], spec.seed)
                 for policy in spec.policies
             ]
-        measured = None
-        if work.execution.measure:
-            with work.phases("measure"):
-                measured = measure(network, judged[0][1], work.loader(TEST), recordings[TEST])
+        measured = _measure(work, network, quantised, judged[0][1], recordings[TEST], _sizes(work))
     return evaluation.finished_record(
         spec,
         recordings[TEST],
@@ -231,6 +233,50 @@ def _run(work: _Work, store: ResultStore, reporter: Reporter) -> ResultRecord:
         artifacts=artifacts,
         measured=measured,
     )
+
+
+def _sizes(work: _Work) -> tuple[int, ...]:
+    """The batch sizes to be timed, if any."""
+    return (work.execution.measure_batch_sizes or (work.batch_size,)) if work.execution.measure else ()
+
+
+def _unmeasured(work: _Work, stored: ResultRecord) -> tuple[int, ...]:
+    """Those of them that a record lacks."""
+    there = {each.batch_size for each in stored.clock}
+    return tuple(size for size in _sizes(work) if size not in there)
+
+
+def _with_clock(work: _Work, stored: ResultRecord, reporter: Reporter) -> ResultRecord:
+    """A record with the seconds that it lacks. Nothing else in it is made anew, and a failure leaves it as it was."""
+    spec = work.prepared.spec
+    with numerics(spec.precision, work.device):
+        quantised, network = _convert(work, reporter)
+        recordings = {split: _record(work, reporter, network, split) for split in SPLITS}
+        policy = evaluation.fit(spec.policies[0], recordings[CALIBRATION])
+        measured = _measure(work, network, quantised, policy, recordings[TEST], _unmeasured(work, stored))
+    first, *others = (*stored.clock, *measured)
+    return stored.model_copy(update={"measured": first, "measured_also": tuple(others)})
+
+
+def _measure(
+    work: _Work,
+    network: SpikingNetwork,
+    quantised: torch.nn.Module,
+    policy: Policy,
+    test: Recording,
+    sizes: tuple[int, ...],
+) -> tuple[Measured, ...]:
+    """The seconds of the first stopping rule, for each batch size."""
+    if not sizes:
+        return ()
+    loader = work.loader(TEST)
+    wanted = work.execution.measure_images
+    images = loader.images.first(None if wanted is None else min(wanted, len(loader.images)))
+    with work.phases("measure"):
+        return tuple(
+            measure(network, policy, dataclasses.replace(loader, images=images, batch_size=size), test, quantised)
+            for size in sizes
+        )
 
 
 def _run_slice(work: _Work, images: dict[SplitName, int], share: dict[str, range], reporter: Reporter) -> int:

@@ -102,8 +102,10 @@ class ExecSpec(Frozen):
 
     `batch_size` is that of the start: it is halved where memory runs out. `auto` starts large on a GPU, and as by default on
     a CPU, where the system ends a process that takes too much memory instead of telling it. `slice` records a share of the
-    shards and makes no record. `gpu` is the number of the GPU to use, taken modulo how many there are. `submit_sha` is the
-    commit at which a job was submitted, if that was earlier than its start.
+    shards and makes no record. With `measure`, both passes are timed with batches of each of `measure_batch_sizes` (none: of
+    the size of the run) over the first `measure_images` test images (None: over all). `gpu` is the number of the GPU to use,
+    taken modulo how many there are. `submit_sha` is the commit at which a job was submitted, if that was earlier than its
+    start.
     """
 
     batch_size: PositiveInt | Literal["auto"] = 64
@@ -111,6 +113,8 @@ class ExecSpec(Frozen):
     workers: int = Field(default=0, ge=0)
     rerun: bool = False
     measure: bool = False
+    measure_batch_sizes: tuple[PositiveInt, ...] = ()
+    measure_images: PositiveInt | None = None
     plugins: tuple[str, ...] = ()
     slice: Slice | None = None
     gpu: int | None = Field(default=None, ge=0)

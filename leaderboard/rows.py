@@ -53,7 +53,7 @@ class Footnotes:
 
     def mark_record(self, record: ResultRecord) -> str:
         """The superscripts for all that is unusual about a record, and for how its weights were trained."""
-        remarks = list(record.flags) + ([_measured(record.measured)] if record.measured else [])
+        remarks = [*record.flags, *map(_measured, record.clock)]
         marks = [self.mark(remark) for remark in remarks]
         if record.ann and record.ann.training:
             marks.append(self.mark_training(record.ann.training))
@@ -188,10 +188,13 @@ def energy(presets: Mapping[str, float]) -> str:
 
 def _measured(measured: Measured) -> str:
     speedup, ideal = numerals.rounded(measured.speedup), numerals.rounded(measured.ideal_speedup)
+    floor = measured.floor_seconds
+    passes = "" if floor is None else f", as many forward passes {numerals.rounded(floor)} s"
     return (
         f"Measured with {measured.policy} on {measured.device}, batch size {measured.batch_size}: {speedup} times as "
-        f"fast as fixed time (ideal {ideal}). {measured.differing_images} of {measured.images} images differ from the "
-        "replay."
+        f"fast as fixed time (ideal {ideal}); fixed time {numerals.rounded(measured.static_seconds)} s, early exit "
+        f"{numerals.rounded(measured.dynamic_seconds)} s{passes}. {measured.differing_images} of {measured.images} images "
+        "differ from the replay."
     )
 
 

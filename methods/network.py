@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -12,6 +13,7 @@ from methods.accounting import Accounting, AnalogLayer, Signal, Site, signals
 from methods.layerwise import AtNeurons, simulate_layerwise
 from methods.neurons import SpikingNeuron, Stateful
 from methods.pooling import CurrentMaxPool, SpikeMaxPool
+from methods.replaying import Replaying, plain, replays
 from methods.rewrite import without_shifts
 from methods.schedule import Phase, Schedule
 from methods.tally import SpikeTally
@@ -95,6 +97,7 @@ class SpikingNetwork(nn.Module):
         called = [(str(node.target), module_of(graph, node)) for node in graph.graph.nodes]
         self._stateful = [module for _, module in called if isinstance(module, Stateful)]
         self._neurons = {name: module for name, module in called if isinstance(module, SpikingNeuron)}
+        self._replaying = Replaying(self._stateful) if all(each.replayable for each in self._stateful) else None
         self._batch: _Batch | None = None
         self._accounting: Accounting | None = None
         self._image_shape: tuple[int, ...] | None = None
@@ -126,6 +129,11 @@ class SpikingNetwork(nn.Module):
         if mode:
             raise RuntimeError("a converted network is simulated in eval mode only")
         return super().train(False)
+
+    def _apply(self, *args: Any, **kwargs: Any) -> SpikingNetwork:
+        if self._replaying is not None:
+            self._replaying.forget()
+        return super()._apply(*args, **kwargs)
 
     @torch.no_grad()
     def begin(self, images: Tensor) -> None:
@@ -174,27 +182,36 @@ class SpikingNetwork(nn.Module):
             if len(phases) > 1:
                 return self._step_by_phase(batch, phases)
             phase = next(iter(phases), phase)
-        logits, site_spikes, synops = self._simulate(phase, batch.currents)
+        logits, site_spikes, synops, batch.currents = self._simulate(phase, batch.currents)
         batch.site_spikes, batch.synops = site_spikes[:, : batch.count], synops[: batch.count]
         return logits[: batch.count]
 
-    def _simulate(self, phase: Phase, currents: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
-        """One timestep of all rows that the neurons hold: logits [R, K], spikes [L, R], SynOps [R]."""
+    def _simulate(
+        self, phase: Phase, currents: tuple[Tensor, ...]
+    ) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, ...]]:
+        """One timestep of all rows that the neurons hold: logits [R, K], spikes [L, R], SynOps [R]; the currents to keep."""
         if phase is Phase.FROZEN:
             silence = currents[0].new_zeros(len(self._neurons), len(currents[0]), dtype=torch.float64)
-            return currents[0].new_zeros(len(currents[0]), self._classes), silence, silence.sum(0)
-        if phase is Phase.DRIVEN:
-            logits: Tensor = self._body(*currents)
-        else:
-            assert self._settling is not None
-            logits = self._settling(*(current.new_zeros(()).expand_as(current) for current in currents))
-        counts = [neuron.counts for neuron in self._neurons.values() if neuron.counts is not None]
+            return currents[0].new_zeros(len(currents[0]), self._classes), silence, silence.sum(0), currents
+        body = self._body if phase is Phase.DRIVEN else self._settling
+        assert body is not None
+
+        def timestep(currents: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            if phase is not Phase.DRIVEN:
+                currents = tuple(current.new_zeros(()).expand_as(current) for current in currents)
+            logits: Tensor = body(*currents)
+            counts = [neuron.counts for neuron in self._neurons.values() if neuron.counts is not None]
+            return (
+                logits,
+                torch.stack([spikes for spikes, _ in counts]).double(),
+                torch.stack([synops for _, synops in counts]).double().sum(0),
+            )
+
+        replayed = self._replaying is not None and replays(currents[0].device)
+        run = self._replaying if replayed and self._replaying is not None else plain
+        (logits, site_spikes, synops), currents = run(phase, currents, timestep)
         self._classes = logits.shape[1]
-        return (
-            logits,
-            torch.stack([spikes for spikes, _ in counts]),
-            torch.stack([synops for _, synops in counts]).sum(0),
-        )
+        return logits, site_spikes, synops, currents
 
     def _step_by_phase(self, batch: _Batch, phases: dict[Phase, Tensor]) -> Tensor:
         """One timestep of images that are in different phases of the schedule, one phase after the other.
@@ -212,7 +229,7 @@ class SpikingNetwork(nn.Module):
             for module, state in zip(self._stateful, states, strict=True):
                 module.restore(state)
                 module.keep(rows)
-            own, site_spikes, synops = self._simulate(phase, tuple(current[rows] for current in batch.currents))
+            own, site_spikes, synops, _ = self._simulate(phase, tuple(current[rows] for current in batch.currents))
             for module, state in zip(self._stateful, states, strict=True):
                 module.replace(state, places)
             if not logits.dim():
@@ -302,7 +319,7 @@ class SpikingNetwork(nn.Module):
         for module, state in zip(self._stateful, states, strict=True):
             module.replace(state, places)
         for current, own in zip(batch.currents, fresh.currents, strict=True):
-            current[places] = own[: len(places)]
+            current[places] = own[: len(places)].clone()
         batch.site_spikes[:, places], batch.synops[places] = fresh.site_spikes, fresh.synops
         if batch.ages is not None:
             batch.ages[places.cpu()] = 0

@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from methods.fused import Rule, fire_and_count, fuses, memory_order
 from methods.tally import SpikeTally
 
 # Per-image tensors [B, ...] by name; None before the first timestep.
@@ -22,6 +23,14 @@ class Stateful(nn.Module):
     """
 
     state_names: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def replayable(self) -> bool:
+        """Whether a timestep after the first is always the same operations, so that a GPU can record and replay them.
+
+        Nothing but the states may then differ from one timestep to the next. Whoever does not say so is not recorded.
+        """
+        return False
 
     def reset(self) -> None:
         """Forget the images: the next input starts from the initial state."""
@@ -55,7 +64,8 @@ class Stateful(nn.Module):
             own = getattr(self, name)
             if own is None:
                 own = self.initial_state(name, others.new_empty(len(rows), *others.shape[1:]))
-            others[rows] = own[: len(rows)]
+            # A copy: a replayed timestep may have put both into one place.
+            others[rows] = own[: len(rows)].clone()
         self.restore(state)
 
     def initial_state(self, name: str, like: Tensor) -> Tensor:
@@ -97,10 +107,17 @@ class SpikingNeuron(Stateful, ABC):
 
     def forward(self, current: Tensor) -> Tensor:
         """One timestep; `counts` then holds this step's spikes and SynOps per image."""
+        fused = self.fire_fused(current) if fuses(current) else None
+        if fused is not None:
+            return fused
         spikes = self.fire(current)
         if self.tally is not None:
             self.counts = self.tally(spikes)
         return spikes
+
+    def fire_fused(self, current: Tensor) -> Tensor | None:
+        """`forward` in one kernel (see `methods.fused`), or None if there is none for these neurons or currents."""
+        return None
 
     def reset(self) -> None:
         super().reset()
@@ -153,6 +170,42 @@ class ThresholdNeuron(SpikingNeuron):
     def initial_state(self, name: str, like: Tensor) -> Tensor:
         return self.start(like) if name == "membrane" else super().initial_state(name, like)
 
+    def rule(self) -> Rule | None:
+        """The same as `fire` with a float32 membrane, in numbers for the kernel; None where `fire` does anything else."""
+        return None
+
+    def standing(self) -> Tensor | None:
+        """The spikes that stand of each neuron, of the shape of the membrane; None for neurons that never retract any."""
+        return None
+
+    @property
+    def replayable(self) -> bool:
+        return self.rule() is not None
+
+    def is_plain(self, kind: type[ThresholdNeuron]) -> bool:
+        """Whether this charges and fires as `kind` does, with one threshold: subclasses may do it otherwise."""
+        own, usual = type(self), (kind.fire, ThresholdNeuron.charge)
+        return (own.fire, own.charge) == usual and not isinstance(self.threshold, Tensor)
+
+    def fire_fused(self, current: Tensor) -> Tensor | None:
+        rule = self.rule()
+        if rule is None:
+            return None
+        if memory_order(current) is None:
+            current = current.contiguous()
+        if self.membrane is None:
+            self.membrane = self.start(current)
+        count, mask = self.standing(), getattr(self, "mask", None)
+        order = memory_order(current)
+        states = [self.membrane, *(state for state in (count, mask) if state is not None)]
+        if order is None or any(not state.is_contiguous(memory_format=order) for state in states):
+            return None
+        fan_out = None if self.tally is None else self.tally.in_memory(order, current.device)
+        spikes, totals = fire_and_count(current, self.membrane, rule, count=count, mask=mask, fan_out=fan_out)
+        if totals is not None:
+            self.counts = (totals[0], totals[1])
+        return spikes
+
     def extra_repr(self) -> str:
         threshold = self.threshold
         shown = f"[{len(threshold)}]" if isinstance(threshold, Tensor) else f"{threshold:.6g}"
@@ -165,6 +218,9 @@ class IFNeuron(ThresholdNeuron):
     m(t) = v(t-1) + I(t);  s(t) = [m(t) >= threshold];  v(t) = m(t) - threshold * s(t);  v(0) = initial * threshold.
     Bu et al. 2022 (arXiv:2303.04347) eq. 1-4; `initial` = 1/2 is their optimal shift.
     """
+
+    def rule(self) -> Rule | None:
+        return Rule(float(self.threshold), float(self.threshold)) if self.is_plain(IFNeuron) else None
 
     def fire(self, current: Tensor) -> Tensor:
         membrane = self.charge(current)
@@ -231,16 +287,29 @@ class SignedIFNeuron(ThresholdNeuron):
         return torch.zeros_like(like) if name == "count" else super().initial_state(name, like)
 
     def fire(self, current: Tensor) -> Tensor:
-        membrane = self.charge(current)
-        if self.count is None:
-            self.count = torch.zeros_like(membrane)
+        membrane, count = self.charge(current), self.standing()
         threshold, slack = self.level(membrane), firing_slack_of(membrane)
         up = membrane >= threshold * (1.0 - slack)
         if self.levels is not None:
-            up &= self.count < self.levels - 0.5
-        floor = self.floor + slack if self.at_floor else self.floor - 2.0 * slack
-        down = (membrane < threshold * floor) & (self.count > 0.5)
+            up &= count < self.levels - 0.5
+        down = (membrane < threshold * self._floor(slack)) & (count > 0.5)
         spikes = up.to(membrane.dtype).sub_(down.to(membrane.dtype))
         membrane.sub_(spikes * threshold)
-        self.count.add_(spikes)
+        count.add_(spikes)
         return spikes
+
+    def standing(self) -> Tensor:
+        if self.count is None:
+            assert self.membrane is not None
+            self.count = torch.zeros_like(self.membrane)
+        return self.count
+
+    def _floor(self, slack: float) -> float:
+        """Where spikes are retracted, in thresholds."""
+        return self.floor + slack if self.at_floor else self.floor - 2.0 * slack
+
+    def rule(self) -> Rule | None:
+        if not self.is_plain(SignedIFNeuron):
+            return None
+        threshold, slack = float(self.threshold), firing_slack_of(torch.empty(0, dtype=torch.float32))
+        return Rule(threshold, threshold * (1.0 - slack), threshold * self._floor(slack), self.levels)

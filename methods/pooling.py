@@ -46,6 +46,10 @@ class SpikeMaxPool(SpikingNeuron):
     def amplitude(self) -> float | Tensor:
         return 1.0
 
+    @property
+    def replayable(self) -> bool:
+        return True
+
     def initial_state(self, name: str, like: Tensor) -> Tensor:
         return torch.zeros_like(like)
 
@@ -69,6 +73,10 @@ class CurrentMaxPool(Stateful):
         super().__init__()
         self.pool = pool
         self.reset()
+
+    @property
+    def replayable(self) -> bool:
+        return True
 
     def initial_state(self, name: str, like: Tensor) -> Tensor:
         return torch.zeros_like(like)

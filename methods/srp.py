@@ -12,6 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from methods.fused import Rule
 from methods.network import SpikingNetwork
 from methods.neurons import IFNeuron, SpikingNeuron, tolerance_of
 from methods.qcfs import QCFS
@@ -25,6 +26,9 @@ class MaskedIFNeuron(IFNeuron):
 
     state_names: ClassVar[tuple[str, ...]] = ("membrane", "mask")
     mask: Tensor | None
+
+    def rule(self) -> Rule | None:
+        return Rule(float(self.threshold), float(self.threshold)) if self.is_plain(MaskedIFNeuron) else None
 
     def fire(self, current: Tensor) -> Tensor:
         spikes = super().fire(current)

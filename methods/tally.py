@@ -27,6 +27,8 @@ class SpikeTally:
                 dims.append(dim + 1)
                 reduced = first
         self._dims = tuple(dims)
+        self._fan_out = fan_out
+        self._in_memory: dict[tuple[torch.memory_format, torch.device], Tensor] = {}
         self._weights = reduced.flatten()
 
     def __call__(self, spikes: Tensor) -> tuple[Tensor, Tensor]:
@@ -37,3 +39,11 @@ class SpikeTally:
         partial = events.sum(self._dims) if self._dims else events
         partial = partial.reshape(len(spikes), -1).double()
         return partial.sum(1), partial @ self._weights
+
+    def in_memory(self, order: torch.memory_format, device: torch.device) -> Tensor:
+        """The fan-out of each neuron of an image, int32 [neurons], in the order in which memory holds them."""
+        key = order, device
+        if key not in self._in_memory:
+            ordered = self._fan_out.movedim(0, -1) if order is torch.channels_last else self._fan_out
+            self._in_memory[key] = ordered.flatten().to(device, torch.int32)
+        return self._in_memory[key]

@@ -90,7 +90,15 @@ Examples:
     metavar="K/N|auto",
     help="Record only the K-th of N shares, for `collect`; auto: as the SLURM array or torchrun says.",
 )
-@click.option("--measure", is_flag=True, help="Also time both passes on the clock.")
+@click.option("--measure", is_flag=True, help="Also time both passes on the clock; a finished record gets them added.")
+@click.option(
+    "--measure-batch-size",
+    "measure_batch_sizes",
+    multiple=True,
+    type=click.IntRange(min=1),
+    help="Images at a time in those passes; may be repeated.  [default: as --batch-size]",
+)
+@click.option("--measure-images", type=click.IntRange(min=1), help="Time only the first N test images.")
 @click.option("--rerun", is_flag=True, help="Run again even if the record is there.")
 @click.option(
     "--plugin", "plugins", multiple=True, type=click.Path(path_type=Path), help="Python file that registers more."
@@ -116,6 +124,8 @@ def run(
     results: Path | None,
     part: str | None,
     measure: bool,
+    measure_batch_sizes: tuple[int, ...],
+    measure_images: int | None,
     rerun: bool,
     plugins: tuple[Path, ...],
     as_json: bool,
@@ -139,6 +149,8 @@ def run(
     ):
         if part is not None and wrong:
             raise UsageError(f"--slice does not go with {name}: it records a share, and makes no record.")
+    if (measure_batch_sizes or measure_images) and not measure:
+        raise UsageError("--measure-batch-size and --measure-images go with --measure.")
     for plugin in plugins:
         registry.load_plugin(plugin)
     # Names are checked before torch is imported: a typo should not cost seconds.
@@ -174,6 +186,8 @@ def run(
         workers=workers,
         rerun=rerun,
         measure=measure,
+        measure_batch_sizes=measure_batch_sizes,
+        measure_images=measure_images,
         plugins=tuple(map(str, plugins)),
         slice=own,
         gpu=gpu,

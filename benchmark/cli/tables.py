@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # listings show no records and need no pydantic
-    from benchmark.records import Against, Estimate, PolicyResult, ResultRecord, Static
+    from benchmark.records import Against, Estimate, Measured, PolicyResult, ResultRecord, Static
 
 
 def plain_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -119,13 +119,7 @@ def record_table(record: ResultRecord) -> str:
     for policy in record.policies:
         lines.append(f"{policy.name}: McNemar p = {policy.mcnemar_p:.3g} against all timesteps")
         lines += what_is_promised(policy)
-    if record.measured is not None:
-        measured = record.measured
-        lines.append(
-            f"on the clock (batch {measured.batch_size}, {measured.device}): {measured.static_seconds:.2f} s with all "
-            f"timesteps, {measured.dynamic_seconds:.2f} s with early exit, {measured.speedup:.2f}x "
-            f"(ideal {measured.ideal_speedup:.2f}x); {measured.differing_images} images differ from the replay"
-        )
+    lines += map(_on_the_clock, record.clock)
     return "\n".join([*lines, *(f"note: {flag}" for flag in record.flags)])
 
 
@@ -207,3 +201,15 @@ def _accuracy_at(record: ResultRecord, timestep: int) -> str:
     if not 1 <= timestep <= len(record.curve.accuracy):
         return "-"
     return f"{100 * record.curve.accuracy[timestep - 1]:.2f}"
+
+
+def _on_the_clock(measured: Measured) -> str:
+    stream, floor = measured.stream_seconds, measured.floor_seconds
+    refilled = "" if stream is None else f" ({stream:.2f} s in a batch that stays full)"
+    passes = "" if floor is None else f"; as many forward passes {floor:.2f} s"
+    return (
+        f"on the clock (batch {measured.batch_size}, {measured.images} images, {measured.device}): "
+        f"{measured.static_seconds:.2f} s with all timesteps, {measured.dynamic_seconds:.2f} s with early exit{refilled}, "
+        f"{measured.speedup:.2f}x (ideal {measured.ideal_speedup:.2f}x){passes}; {measured.differing_images} images differ "
+        "from the replay"
+    )

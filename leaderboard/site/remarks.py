@@ -51,8 +51,7 @@ def _of_record(record: ResultRecord) -> list[str]:
                 f"{100 * promise.epsilon:.4g}% with probability {100 * (1 - promise.delta):.4g}% over draws of the "
                 "calibration images."
             )
-    if record.measured:
-        found.append(_measured(record.measured))
+    found += map(_measured, record.clock)
     if record.reported:
         found.append(_reported(record.reported))
     if record.ann and record.ann.training:
@@ -62,10 +61,13 @@ def _of_record(record: ResultRecord) -> list[str]:
 
 def _measured(measured: Measured) -> str:
     speedup, ideal = numerals.rounded(measured.speedup), numerals.rounded(measured.ideal_speedup)
+    floor = measured.floor_seconds
+    passes = "" if floor is None else f", as many forward passes {numerals.rounded(floor)} s"
     return (
         f"Measured with {measured.policy} on {measured.device}, batch size {measured.batch_size}: {speedup} times as "
-        f"fast as fixed time (ideal {ideal}). {measured.differing_images} of {measured.images} images differ from the "
-        "replay."
+        f"fast as fixed time (ideal {ideal}); fixed time {numerals.rounded(measured.static_seconds)} s, early exit "
+        f"{numerals.rounded(measured.dynamic_seconds)} s{passes}. {measured.differing_images} of {measured.images} images "
+        "differ from the replay."
     )
 
 

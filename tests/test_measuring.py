@@ -1,0 +1,54 @@
+"""The clock: what is timed, and how a finished record gets it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from benchmark.backbones.small_cnn import small_cnn
+from benchmark.measuring import plain_network
+from methods.qcfs import QCFS
+
+QUICK = ("--limit", "40", "--timesteps", "4")
+
+
+def test_the_floor_is_the_network_with_relu_and_folded_batch_norms():
+    torch.manual_seed(0)
+    ann = small_cnn().double().eval()
+    images = torch.randn(3, 1, 8, 8, dtype=torch.float64)
+    for module in ann.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2.0)
+    floor = plain_network(QCFS().prepare(ann).eval())
+    assert floor is not None
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in floor.modules())
+    assert torch.allclose(floor(images), ann(images), rtol=1e-12, atol=1e-12)
+
+
+def test_a_finished_record_gets_the_batch_sizes_that_it_lacks_and_nothing_else(tmp_path, call):
+    def run(*more):
+        return call("run", *QUICK, "--results", tmp_path, "--json", *more)
+
+    plain = json.loads(run().out)
+    measured = ("--measure", "--measure-images", "10")
+    some = json.loads(run(*measured, "--measure-batch-size", "4").out)
+    more = json.loads(run(*measured, "--measure-batch-size", "1", "--measure-batch-size", "4").out)
+    assert [each["batch_size"] for each in (more["measured"], *more["measured_also"])] == [4, 1]
+    assert more["measured"] == some["measured"]
+    for each in (more["measured"], *more["measured_also"]):
+        assert each["images"] == 10 and each["differing_images"] == 0
+        assert min(each["static_seconds"], each["dynamic_seconds"], each["stream_seconds"], each["floor_seconds"]) > 0
+    for record in (some, more):
+        assert {**record, "measured": None, "measured_also": []} == plain
+    shown = call("run", *QUICK, "--results", tmp_path, *measured, "--measure-batch-size", "1")
+    assert "was in the store already" in shown.err
+    assert shown.out.count("on the clock (batch") == 2 and "as many forward passes" in shown.out
+
+
+@pytest.mark.parametrize("option", ["--measure-batch-size", "--measure-images"])
+def test_options_of_the_clock_ask_for_it(tmp_path, call, option):
+    answer = call("run", *QUICK, "--results", tmp_path, option, "3")
+    assert answer.code == 2 and "go with --measure" in answer.err
