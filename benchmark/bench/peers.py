@@ -57,6 +57,7 @@ def _models(_: click.Context, __: click.Parameter, names: tuple[str, ...]) -> tu
 @click.option("--timesteps", "times", multiple=True, type=click.IntRange(min=1), default=(8,), help="May be repeated.")
 @click.option("--repeats", type=click.IntRange(min=1), default=5)
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
+@click.option("--memory/--no-memory", default=True, help="Measure peak memory, in a process for each.  [default: yes]")
 @click.option("--output", type=click.Path(path_type=Path, dir_okay=False), default=PAGE, help="The page to write.")
 @torch.no_grad()
 def peers(
@@ -65,6 +66,7 @@ def peers(
     times: tuple[int, ...],
     repeats: int,
     device: str,
+    memory: bool,
     output: Path,
 ) -> None:
     """Speed and peak memory of our simulator, of plain forward passes, and of other simulators.
@@ -75,14 +77,14 @@ def peers(
     with _as_usage():
         place = choose_device(device)
     machine = _machine(place)
-    command = _command(models, batch_sizes, times, repeats, device)
+    command = _command(models, batch_sizes, times, repeats, device) + ("" if memory else " --no-memory")
     output.parent.mkdir(parents=True, exist_ok=True)
     cells: list[Cell] = []
     for model in models:
         checked = check(model, max(times), place)
         source = model.build().to(place)
         for batch_size, timesteps in itertools.product(batch_sizes, times):
-            cell = _measured(source, model, checked, batch_size, timesteps, repeats, place)
+            cell = _measured(source, model, checked, batch_size, timesteps, repeats, place, memory)
             cells.append(cell)
             click.echo("\n".join([cell.title, *cell.table(), *cell.verdicts(), ""]))
             output.write_text(page(cells, len(models) * len(batch_sizes) * len(times), machine, command))
@@ -120,8 +122,9 @@ def _measured(
     timesteps: int,
     repeats: int,
     place: torch.device,
+    memory: bool,
 ) -> Cell:
-    """Memory first: who does not fit is left out where all share one process."""
+    """Memory first, if it is asked for: who does not fit is left out where all share one process."""
     images = model.images(batch_size).to(place)
     rows: dict[str, Row] = {}
     runs: dict[str, Run] = {}
@@ -132,8 +135,9 @@ def _measured(
         rows[contestant.name] = row
         try:
             runs[contestant.name] = contestant.build(source)
-            memory = peak_in_a_process(model, contestant.name, batch_size, timesteps, str(place))
-            rows[contestant.name] = Row(contestant, row.agreement, row.agrees, memory=memory)
+            if memory:
+                peak = peak_in_a_process(model, contestant.name, batch_size, timesteps, str(place))
+                rows[contestant.name] = Row(contestant, row.agreement, row.agrees, memory=peak)
         except NotAvailable as error:
             runs.pop(contestant.name, None)
             rows[contestant.name] = Row(contestant, str(error), False)
