@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import triton
 import triton.language as tl
 
 
 # Thresholds vary from layer to layer; a kernel compiled for the value 1.0 of one would be compiled again for the next.
+# Triton reads annotations as its own: those of plain arguments have to be left out.
 @triton.jit(do_not_specialize=["threshold", "fire_at", "retract_below", "most"])  # type: ignore[misc,unused-ignore]
-def timestep(
-    current: Any,
-    membrane: Any,
-    count: Any,
-    mask: Any,
-    fan_out: Any,
-    spikes: Any,
-    totals: Any,
-    size: Any,
-    images: Any,
-    threshold: Any,
-    fire_at: Any,
-    retract_below: Any,
-    most: Any,
+def timestep(  # type: ignore[no-untyped-def]
+    current,
+    membrane,
+    count,
+    mask,
+    fan_out,
+    spikes,
+    totals,
+    size,
+    images,
+    threshold,
+    fire_at,
+    retract_below,
+    most,
     RETRACTS: tl.constexpr,
     BOUNDED: tl.constexpr,
     MASKED: tl.constexpr,

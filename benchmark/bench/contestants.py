@@ -141,5 +141,5 @@ def by_name(name: str) -> Contestant:
 def disagreement(found: Tensor, expected: Tensor) -> float:
     """How far a contestant's result is from our summed logits [B, K]: the largest difference, or the share of other answers."""
     if found.dtype == torch.int64:
-        return float((found != expected.argmax(1)).double().mean())
+        return float((found.to(expected.device) != expected.argmax(1)).double().mean())
     return float((found - expected).abs().max())

@@ -10,15 +10,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-CHECK = ROOT / "tests" / "made" / "fused_against_eager.py"
 
 
-def test_in_the_interpreter_the_kernel_is_the_eager_neuron_bit_for_bit():
+def last_line(script: str, **environment: str) -> str:
+    """What a script of tests/made says last. In a process of its own: Triton settles when imported whether it interprets."""
     pytest.importorskip("triton", reason="torch came without Triton")
-    # In a process of its own: whether Triton interprets is settled when it is imported.
     ran = subprocess.run(
-        [sys.executable, str(CHECK)],
-        env={**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT)},
+        [sys.executable, str(ROOT / "tests" / "made" / script)],
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -26,4 +25,12 @@ def test_in_the_interpreter_the_kernel_is_the_eager_neuron_bit_for_bit():
         timeout=600,
     )
     assert ran.returncode == 0, ran.stderr
-    assert ran.stdout.splitlines()[-1] == "all equal"
+    return ran.stdout.splitlines()[-1]
+
+
+def test_in_the_interpreter_the_kernel_is_the_eager_neuron_bit_for_bit():
+    assert last_line("fused_against_eager.py", TRITON_INTERPRET="1") == "all equal"
+
+
+def test_the_kernel_compiles_for_a_gpu(tmp_path):
+    assert last_line("fused_for_gpus.py", TRITON_CACHE_DIR=str(tmp_path)) == "all compiled"
