@@ -22,7 +22,7 @@ from dynconf.policies import DynamicConfidence
 from dynconf.recorder import StepwiseNetwork, record, record_shards
 from dynconf.recording import Recording
 
-PRELOADED = (__name__,)
+PRELOADED = (__name__, "methods.qcfs", "sympy")  # tracing a network imports the last
 KEPT = "statistics"
 RULE = DynamicConfidence(scale=8.0, threshold=0.9)
 
