@@ -47,7 +47,7 @@ def _sizes(_: click.Context, parameter: click.Parameter, values: tuple[int, ...]
     "times",
     multiple=True,
     type=click.IntRange(min=1),
-    default=(4, 8, 16, 32),
+    default=(2, 4, 8, 16, 32, 64),
     callback=_sizes,
     help="Of one batch of images. To be repeated.",
 )
@@ -162,8 +162,8 @@ def _own(work: Work, unit: str) -> str:
         size = work.timesteps * recorded / KIBI
         return (
             f"by its nature the recording that is read back grows, by {size:.2f} KiB per image; written, a second shard adds "
-            f"what is left of the first ({shard * work.timesteps:.2f} KiB for each copy of it), and after that nothing grows"
-            " but garbage that waits for its collection"
+            f"what is left of the first ({shard * work.timesteps:.2f} KiB for each copy of it); more than that and "
+            "than garbage that waits for its collection would be a leak"
         )
     size = work.batch_size * torch.float64.itemsize / KIBI
     return f"statistics do not grow; a timestep's logits of a batch in float64 do, by {size:.2f} KiB per class and copy"

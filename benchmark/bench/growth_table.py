@@ -68,11 +68,6 @@ class Series:
         """b, median [smallest, largest] of the repeats."""
         return spread([law.exponent for law in self.laws]) if self.laws else "- (hardly grows)"
 
-    @property
-    def fastest(self) -> str:
-        """b of the fastest repeat of each size, which others on the machine have disturbed the least."""
-        return f"{power_law(self.sizes, [min(each) for each in self.seconds]).exponent:.3f}" if self.laws else "-"
-
     def slopes(self) -> list[str]:
         """KiB per unit of size of both peaks; dashes where they were not measured."""
         if self.memory is None:
@@ -85,7 +80,7 @@ class Series:
 
     def summary(self) -> str:
         """A row of the table on top."""
-        figures = [self.name, self.unit, self.exponent, self.fastest, spread(self.log_slopes), *self.slopes()]
+        figures = [self.name, self.unit, self.exponent, spread(self.log_slopes), *self.slopes()]
         return f"| {' | '.join(figures)} |"
 
     def table(self) -> list[str]:
@@ -112,8 +107,8 @@ def _fine(seconds: Sequence[float]) -> str:
 
 
 SUMMARY = (
-    "| | per | exponent b | b of the fastest | log-log slope | KiB per unit, written | KiB per unit, read back |",
-    "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
+    "| | per | exponent b | log-log slope | KiB per unit, written | KiB per unit, read back |",
+    "| --- | --- | ---: | ---: | ---: | ---: |",
 )
 
 
@@ -126,9 +121,8 @@ def page(series: Sequence[Series], of: int, machine: Sequence[str], command: str
         "",
         "Seconds are the median of the repeats [smallest, largest], the sizes taking turns. In each repeat seconds = a + c x^b",
         "is fitted, all three numbers, by least squares of the relative error with a and c not negative; b is the exponent, 1",
-        "being linear; it is shown once for all repeats, and once for the fastest repeat of each size, which the rest of the",
-        "machine has disturbed the least. The log-log slope is the exponent if there were no constant part a, and too small",
-        "where there is one. Where seconds do not double over the range there is no exponent to fit.",
+        "being linear. The log-log slope is the exponent if there were no constant part a, and too small where there is one.",
+        "Where seconds do not double over the range there is no exponent to fit.",
         "",
         "Memory is what a recording adds at its peak to a process of its own that has its network and images, where freed",
         "tensors go back to the system at once. *Written*: all shards simulated and written (`record_shards`), which is what",
