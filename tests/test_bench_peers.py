@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -30,7 +31,7 @@ def invoke(tmp_path):
 
     def run(*arguments):
         page = tmp_path / "folder" / "RESULTS.md"
-        if arguments[0] == "peers":
+        if "--output" not in arguments:
             arguments = (*arguments, "--output", str(page))
         answer = CliRunner().invoke(main, list(map(str, arguments)))
         return answer, page.read_text() if page.exists() else ""
@@ -165,6 +166,19 @@ def test_the_command_writes_a_page_with_every_contestant(invoke):
     assert all(verdict in answer.output for verdict in re.findall(r"^- (ahead .*)$", written, re.MULTILINE))
 
 
+def test_a_page_names_itself_so_that_another_machines_page_is_left_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    module = sys.modules["benchmark.bench.peers"]
+    monkeypatch.setattr(module, "peak_in_a_process", lambda *cell: 1.5)
+    small = ["peers", "--model", "small-cnn@8", "--batch-size", "2", "--timesteps", "1", "--repeats", "1"]
+    for more in ([], ["--output", "bench/GPU.md"]):
+        before = {path: path.read_bytes() for path in tmp_path.rglob("*.md")}
+        assert CliRunner().invoke(main, [*small, *more]).exit_code == 0
+        assert all(path.read_bytes() == content for path, content in before.items())
+    usual, other = (Path("bench", name).read_text() for name in ("RESULTS.md", "GPU.md"))
+    assert "--device auto`" in usual and "--device auto --output bench/GPU.md`" in other
+
+
 def test_a_missing_peer_is_said(invoke, monkeypatch):
     monkeypatch.setitem(sys.modules, "spikingjelly.activation_based", None)
     monkeypatch.setitem(sys.modules, "snntorch", None)
@@ -260,9 +274,11 @@ def test_startup_times_each_command_and_says_which_one_failed(invoke, monkeypatc
     assert {"python -m benchmark --help", module.FIRST_RESULT, module.BARE} < set(module.COMMANDS)
     commands = {name: module.COMMANDS[name] for name in (module.BARE, "python -m benchmark list methods")}
     monkeypatch.setattr(module, "COMMANDS", commands)
-    answer, _ = invoke("startup", "--repeats", 1)
+    answer, written = invoke("startup", "--repeats", 1)
     assert answer.exit_code == 0, answer.output
+    assert re.search(r"Machine: .+ \(\d+ threads\)", written) and "bench startup --repeats 1" in written
     for name in commands:
+        assert re.search(rf"^\| `{name}` \| [\d.]+ \[[\d.]+, [\d.]+\] \| -?[\d.]+ \|$", written, re.M)
         assert re.search(rf"^  {name} +[\d.]+ \[[\d.]+, [\d.]+\] s +[\d.]+ s above a bare Python$", answer.output, re.M)
     monkeypatch.setitem(commands, "broken", (("-c", "import sys; sys.exit('no such thing')"), (0,)))
     answer, _ = invoke("startup", "--repeats", 1)

@@ -9,7 +9,10 @@ python -m benchmark.bench full-size
 python -m benchmark.bench leaderboard --records 10000
 python -m benchmark.bench early-exit --model resnet20 --batch-size 64 --timesteps 32
 python -m benchmark.bench peers --model resnet20 --batch-size 1 --batch-size 64 --timesteps 8
+python -m benchmark.bench growth --model resnet20 --batch-size 64
 python -m benchmark.bench startup
+
+`peers`, `growth` and `startup` each write a page of their own under bench/.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import click
 from benchmark.bench.board import board
 from benchmark.bench.early_exit import early_exit
 from benchmark.bench.full_size import full_size
+from benchmark.bench.growth import growth
 from benchmark.bench.memory import memory
 from benchmark.bench.peers import peers
 from benchmark.bench.replaying import replaying
@@ -38,5 +42,5 @@ def main(context: click.Context) -> None:
         context.invoke(thresholds)
 
 
-for command in (simulation, thresholds, memory, early_exit, replaying, full_size, board, peers, startup):
+for command in (simulation, thresholds, memory, early_exit, replaying, full_size, board, peers, growth, startup):
     main.add_command(command)

@@ -6,7 +6,6 @@ import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import click
@@ -15,13 +14,13 @@ from torch import Tensor
 
 from benchmark.bench.contestants import CONTESTANTS, TOLERANCE, Contestant, Run, Side, by_name, disagreement
 from benchmark.bench.foreign_neurons import NotAvailable
+from benchmark.bench.machine import machine
 from benchmark.bench.peer_memory import peak_in_a_process
 from benchmark.bench.peer_table import Cell, Row, page
 from benchmark.bench.source_network import Model, SourceNetwork
 from benchmark.bench.timing import interleaved
 from benchmark.errors import UsageError
 from benchmark.numerics import choose_device, numerics
-from benchmark.provenance import device_name, git_state
 
 CHECKED_IMAGES = 2
 RELEASE = "release"
@@ -73,11 +72,12 @@ def peers(
 
     Every combination of models, batch sizes and timesteps is measured, and the page is written anew after each. Before that,
     all simulators have to give our logits in float64; one that does not is shown and marked, and counts for nothing.
+    A page is one machine's: give another machine, or the GPU of this one, a page of its own (--output bench/GPU.md).
     """
     with _as_usage():
         place = choose_device(device)
-    machine = _machine(place)
-    command = _command(models, batch_sizes, times, repeats, device) + ("" if memory else " --no-memory")
+    words = machine(place, ("torch", "spikingjelly", "snntorch"))
+    command = _command(models, batch_sizes, times, repeats, device, output) + ("" if memory else " --no-memory")
     output.parent.mkdir(parents=True, exist_ok=True)
     cells: list[Cell] = []
     for model in models:
@@ -87,8 +87,8 @@ def peers(
             cell = _measured(source, model, checked, batch_size, timesteps, repeats, place, memory)
             cells.append(cell)
             click.echo("\n".join([cell.title, *cell.table(), *cell.verdicts(), ""]))
-            output.write_text(page(cells, len(models) * len(batch_sizes) * len(times), machine, command))
-    click.echo(f"written to {output}: {'; '.join(machine)}")
+            output.write_text(page(cells, len(models) * len(batch_sizes) * len(times), words, command))
+    click.echo(f"written to {output}: {'; '.join(words)}")
 
 
 @torch.no_grad()
@@ -161,26 +161,18 @@ def _discard(run: Run, images: Tensor, timesteps: int) -> None:
     run(images, timesteps)
 
 
-def _machine(place: torch.device) -> list[str]:
-    """What the figures depend on: machine, versions, commit."""
-    state = git_state()
-    commit = f"{state['git_sha'][:12]}{', changed since' if state['dirty'] else ''}" if state["git_sha"] else "unknown"
-    packages = [f"{name} {_version(name)}" for name in ("torch", "spikingjelly", "snntorch")]
-    return [f"Machine: {device_name(place)}", f"Versions: {', '.join(packages)}", f"Commit: {commit}"]
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
-
-
 def _command(
-    models: tuple[Model, ...], batch_sizes: tuple[int, ...], times: tuple[int, ...], repeats: int, device: str
+    models: tuple[Model, ...],
+    batch_sizes: tuple[int, ...],
+    times: tuple[int, ...],
+    repeats: int,
+    device: str,
+    output: Path,
 ) -> str:
+    """What was asked for; the page is named where it is not the usual one, so that it is the one that is written again."""
     words = ["python -m benchmark.bench peers"]
     words += [f"--model {model}" for model in models]
     words += [f"--batch-size {batch_size}" for batch_size in batch_sizes]
     words += [f"--timesteps {timesteps}" for timesteps in times]
-    return " ".join([*words, f"--repeats {repeats}", f"--device {device}"])
+    words += [f"--repeats {repeats}", f"--device {device}"]
+    return " ".join([*words, f"--output {output}"] if output != PAGE else words)

@@ -7,21 +7,24 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 import click
 import torch
 
+from benchmark.bench.machine import machine
 from benchmark.bench.peer_table import spread
 from benchmark.bench.timing import interleaved
 from benchmark.provenance import processor_name
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
+PAGE = Path("bench/STARTUP.md")
+
 BARE = "python -c pass"
-FIRST_RESULT = "python -m benchmark run (digits)"
+FIRST_RESULT = "python -m benchmark run"
 STALE = 3  # what --check exits with if the page is not up to date: it took as long
 
 # What is started, and the exit codes that it may have.
@@ -30,6 +33,7 @@ COMMANDS: dict[str, tuple[tuple[str, ...], tuple[int, ...]]] = {
     'python -c "import torch"': (("-c", "import torch"), (0,)),
     'python -c "import dynconf"': (("-c", "import dynconf"), (0,)),
     'python -c "import methods"': (("-c", "import methods"), (0,)),
+    'python -c "from dynconf import record"': (("-c", "from dynconf import record"), (0,)),
     'python -c "import benchmark.cli"': (("-c", "import benchmark.cli"), (0,)),
     "python -m benchmark --help": (("-m", "benchmark", "--help"), (0,)),
     "python -m benchmark list methods": (("-m", "benchmark", "list", "methods"), (0,)),
@@ -43,18 +47,50 @@ COMMANDS: dict[str, tuple[tuple[str, ...], tuple[int, ...]]] = {
 @click.option(
     "--first-result/--no-first-result", default=True, help="Measure `run` on digits, too, in an empty folder."
 )
-def startup(repeats: int, first_result: bool) -> None:
+@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), default=PAGE, help="The page to write.")
+def startup(repeats: int, first_result: bool, output: Path) -> None:
     """Seconds of imports, help, listings and a first result, each in a fresh process, beside a bare Python and torch."""
     tasks: dict[str, Callable[[], None]] = {
         name: partial(_start, name, arguments, codes)
         for name, (arguments, codes) in COMMANDS.items()
         if first_result or name != FIRST_RESULT
     }
-    seconds = interleaved(tasks, repeats, torch.device("cpu"))
+    place = torch.device("cpu")
+    words = machine(place, ("torch",))
+    command = f"python -m benchmark.bench startup --repeats {repeats}{'' if first_result else ' --no-first-result'}"
+    command += "" if output == PAGE else f" --output {output}"
+    seconds = interleaved(tasks, repeats, place)
     click.echo(f"{processor_name()}, {os.cpu_count()} cores, median of {repeats} [min, max]")
     for name, times in seconds.items():
-        above = statistics.median(own - bare for own, bare in zip(times, seconds[BARE], strict=True))
-        click.echo(f"  {name:40s} {spread(times):>24s} s  {above:8.3f} s above a bare Python")
+        click.echo(f"  {name:40s} {spread(times):>24s} s  {_above(times, seconds[BARE]):8.3f} s above a bare Python")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(page(seconds, words, command))
+    click.echo(f"written to {output}: {'; '.join(words)}")
+
+
+def page(seconds: Mapping[str, Sequence[float]], machine: Sequence[str], command: str) -> str:
+    """The whole page in Markdown: seconds of each command, a bare Python among them; `machine` says what measured them."""
+    lines = [
+        "<!-- Written by `python -m benchmark.bench startup`; edits are lost. -->",
+        "",
+        "# What a user waits for before anything happens",
+        "",
+        "Seconds from start to end of a fresh process, median of the repeats [smallest, largest], the commands taking turns,",
+        "after one round that fills the caches of files. `run` is on digits, and trains its network, too: its folder is empty.",
+        "",
+        *(f"- {line}" for line in machine),
+        f"- Command: `{command}`",
+        "",
+        "| | seconds | above a bare Python |",
+        "| --- | ---: | ---: |",
+    ]
+    lines += [f"| `{name}` | {spread(times)} | {_above(times, seconds[BARE]):.3f} |" for name, times in seconds.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _above(times: Sequence[float], bare: Sequence[float]) -> float:
+    """Median of the differences, repeat by repeat."""
+    return statistics.median(own - base for own, base in zip(times, bare, strict=True))
 
 
 def _start(name: str, arguments: Sequence[str], codes: Sequence[int]) -> None:
