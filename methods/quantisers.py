@@ -65,7 +65,7 @@ class _ClipFloorShift(torch.autograd.Function):
     def forward(ctx: Any, z: Tensor, threshold: Tensor, levels: int) -> Tensor:
         ctx.save_for_backward(z, threshold)
         ctx.levels = levels
-        return _steps(z, threshold, levels).clamp_(0, levels).div_(levels).mul_(threshold)
+        return _steps(z, threshold, levels).clamp(0, levels) / levels * threshold
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None]:
@@ -74,12 +74,13 @@ class _ClipFloorShift(torch.autograd.Function):
         steps = _steps(z, threshold, ctx.levels)
         inside = (steps >= 0) & (steps <= ctx.levels)
         above = (steps > ctx.levels).to(z.dtype)
-        slope = torch.where(inside, steps.div_(ctx.levels).sub_(z / threshold), above)
+        slope = torch.where(inside, steps / ctx.levels - z / threshold, above)
         return grad * inside, (grad * slope).sum().reshape(threshold.shape), None
 
 
 def _steps(z: Tensor, threshold: Tensor, levels: int) -> Tensor:
-    return (z * levels).div_(threshold).add_(0.5).floor_()
+    # Nothing in place in an autograd function: torch.compile of torch 2.11 then drops the gradient without a word.
+    return torch.floor(z * levels / threshold + 0.5)
 
 
 class QCFSActivation(UniformQuantiser):
@@ -120,7 +121,7 @@ class _LearnedStep(torch.autograd.Function):
     def forward(ctx: Any, z: Tensor, step: Tensor, levels: int) -> Tensor:
         ctx.save_for_backward(z, step)
         ctx.levels = levels
-        return (z / step).add_(0.5).floor_().clamp_(0, levels).mul_(step)
+        return torch.floor(z / step + 0.5).clamp(0, levels) * step
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None]:
@@ -129,7 +130,7 @@ class _LearnedStep(torch.autograd.Function):
         ratio = z / step
         inside = (ratio > 0) & (ratio < ctx.levels)
         above = (ratio >= ctx.levels).to(z.dtype) * ctx.levels
-        slope = torch.where(inside, (ratio + 0.5).floor_().sub_(ratio), above)
+        slope = torch.where(inside, torch.floor(ratio + 0.5) - ratio, above)
         scale = 1.0 / math.sqrt(max(1, z[0].numel()) * ctx.levels)
         return grad * inside, ((grad * slope).sum() * scale).reshape(step.shape), None
 

@@ -35,8 +35,8 @@ class _TriangularSpike(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
         (grad,) = grad_outputs
         (membrane,) = ctx.saved_tensors
-        distance = (membrane - ctx.threshold).abs_().div_(ctx.threshold)
-        return grad * (1 - distance).clamp_min_(0) / ctx.threshold, None
+        distance = (membrane - ctx.threshold).abs() / ctx.threshold
+        return grad * (1 - distance).clamp_min(0) / ctx.threshold, None
 
 
 class LIFActivation(QuantisedActivation):

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -15,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from benchmark.errors import BenchmarkError
 from benchmark.training.batches import TrainingBatches
+from benchmark.training.compiling import refuse_lost_gradients
 from benchmark.training.distributed import Team
 from benchmark.training.judging import Judged
 from benchmark.training.objective import Objective
@@ -111,6 +113,7 @@ class _Loop:
         self._resume()
         self.network = self.team.wrap(self.model, training.sync_batch_norm)
         self.step_network = torch.compile(self.network) if training.compile else self.network
+        self.unchecked = training.compile
         self.written = time.monotonic()
 
     @property
@@ -172,12 +175,19 @@ class _Loop:
                 error = objective(outputs, changed, wanted) / len(parts)
             with self._alone(number + 1 < len(parts)):
                 error.backward()
+            if self.unchecked:
+                self.unchecked = False
+                refuse_lost_gradients(self.model, partial(self._loss, changed, wanted))
             totals.add(error.detach(), outputs.detach(), some_labels)
         norm_clipped(self.model, recipe)
         self.optimizer.step()
         self.floors.hold()
         if self.average is not None:
             self.average.update_parameters(self.model)
+
+    def _loss(self, images: Tensor, wanted: Tensor, network: nn.Module) -> Tensor:
+        with self._autocast():
+            return self.training.objective(network(images), images, wanted)
 
     def _finish_epoch(self) -> None:
         progress, recipe = self.progress, self.recipe

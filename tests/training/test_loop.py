@@ -23,6 +23,7 @@ from benchmark.training.stopping import StopRequest, stop_on_signals
 from benchmark.training.thresholds import initialise_thresholds
 from methods.qcfs import QCFS, QCFSActivation
 from methods.qffs import QFFS
+from methods.surrogate import Surrogate
 
 PREPROCESSING = Synthetic.preprocessing
 TEAM = Team(Share(), torch.device("cpu"))
@@ -200,6 +201,38 @@ def test_parts_of_a_batch_add_up(images):
         assert torch.allclose(a, b, atol=1e-5)
     losses = [each.progress.history[-1].loss for each in (whole, halves)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", [QCFS(threshold=4.0), QFFS(threshold=4.0), Surrogate(steps=2)], ids=str)
+def test_compiled_gradients_are_the_plain_ones(images, method):
+    quantised = network(method).train()
+    inputs, labels = next(iter(training(images).batches.epoch(0)))
+    gradients = []
+    for run in (quantised, torch.compile(quantised)):
+        quantised.zero_grad()
+        method.loss(run(inputs), labels).backward()
+        gradients.append({name: parameter.grad.clone() for name, parameter in quantised.named_parameters()})
+    for name, plain in gradients[0].items():
+        assert plain.any(), name
+        assert torch.allclose(gradients[1][name], plain, rtol=1e-3, atol=1e-3 * float(plain.abs().max())), name
+
+
+@pytest.mark.parametrize("lost", ["zeros", "none"])
+def test_a_compiler_that_loses_gradients_is_found_out(images, monkeypatch, lost):
+    """As torch 2.11 did with autograd functions that work in place."""
+
+    def compile_badly(network):
+        def run(inputs):
+            outputs = network(inputs)
+            held = outputs if lost == "zeros" else next(network.parameters()).sum()
+            return outputs.detach() + 0 * held
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", compile_badly)
+    with pytest.raises(BenchmarkError, match=r"torch.compile of torch .* loses the gradients of \d+ parameters"):
+        training(images, compile=True).run(Silent())
 
 
 @pytest.mark.slow
