@@ -187,7 +187,7 @@ def test_remarks_missing_records_and_unreadable_files_are_told(read, board):
         "Missing: cos",
         "oom. out of memory",
         "Reported for this cell, as counted there: 90.00% at 8 (",
-        "Measured with margin on cpu, batch size 1: 2.00 times as fast as fixed time (ideal 2.50).",
+        "Measured with margin on cpu, batch size 1: 2.00 times as fast as fixed time (ideal 2.50); fixed time ",
         "Guarantee (ε = 0.5%, δ = 5%): drop",
         "Records that could not be read",
         "a/b.json: ",
