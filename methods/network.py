@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx, nn
 
 from methods.accounting import Accounting, AnalogLayer, Signal, Site, signals
+from methods.ahead import Ahead
 from methods.layerwise import AtNeurons, simulate_layerwise
 from methods.neurons import SpikingNeuron, Stateful
+from methods.packed import PackedLayers, place_twins
 from methods.pooling import CurrentMaxPool, SpikeMaxPool
 from methods.rewrite import without_shifts
 from methods.schedule import Phase, Schedule
 from methods.tally import SpikeTally
 from methods.tracing import module_of
 
-# Convolutions of a single float32 image take another code path on CPUs and round differently, so that spikes flip. A lone
-# image is therefore computed in duplicate there: its answer must not depend on its company.
+# Convolutions of a single float32 image may take another code path on CPUs and round differently, so that spikes flip. Where
+# they are not packed, a lone image is therefore computed in duplicate: its answer must not depend on its company.
 SMALLEST_BATCH = 2
+# What the spikes of a layer may take for the next one to find them, its currents and its membranes in a core's cache.
+CACHE_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -44,7 +50,8 @@ class _Batch:
 
     `currents` are the stem's [R, ...]; a lone image may be computed in duplicate, so that there are more rows R than images
     B. `site_spikes` float64 [L, B] and `synops` float64 [B] are those of the last timestep. `ages` int64 [B], on the CPU, are
-    the timesteps since the prelude; known only where a schedule asks for them.
+    the timesteps since the prelude; known only where a schedule asks for them. `packed`: see `PackedLayers`. `unshown`
+    timesteps have been computed of which nobody has seen anything yet.
     """
 
     count: int
@@ -53,10 +60,12 @@ class _Batch:
     site_spikes: Tensor
     synops: Tensor
     ages: Tensor | None
+    packed: bool
+    unshown: int = 0
 
     def rows(self, images: Tensor) -> Tensor:
         """The rows to compute for these images (int64 indices): as many, or a lone one several times."""
-        rounds_alone = images.device.type == "cpu" and self.dtype != torch.float64
+        rounds_alone = images.device.type == "cpu" and self.dtype != torch.float64 and not self.packed
         alone = rounds_alone and 0 < len(images) < SMALLEST_BATCH
         return images[:1].expand(SMALLEST_BATCH) if alone else images
 
@@ -91,7 +100,13 @@ class SpikingNetwork(nn.Module):
         self._prelude = prelude
         self._graph = graph
         self._before, self._body = split_constant_part(graph)
+        place_twins(self._before)
+        place_twins(self._body)
         self._settling = without_shifts(self._body) if self.schedule.drive is not None else None
+        self._ahead = {Phase.DRIVEN: Ahead(self._body)}
+        if self._settling is not None:
+            self._ahead[Phase.SETTLING] = Ahead(self._settling)
+        self._layers = PackedLayers(self._before, self._body, *([self._settling] if self._settling else []))
         called = [(str(node.target), module_of(graph, node)) for node in graph.graph.nodes]
         self._stateful = [module for _, module in called if isinstance(module, Stateful)]
         self._neurons = {name: module for name, module in called if isinstance(module, SpikingNeuron)}
@@ -137,6 +152,9 @@ class SpikingNetwork(nn.Module):
         self._batch = None
         self._reset()
         count, device = len(images), images.device
+        packed = self._layers.activate(images)
+        if packed:
+            images = images.contiguous(memory_format=torch.channels_last)
         silence = torch.zeros(len(self._neurons), count, dtype=torch.float64, device=device)
         batch = _Batch(
             count,
@@ -145,6 +163,7 @@ class SpikingNetwork(nn.Module):
             site_spikes=silence,
             synops=silence.new_zeros(count),
             ages=None if self.schedule.drive is None else torch.zeros(count, dtype=torch.long),
+            packed=packed,
         )
         batch.currents = self._before(images[batch.rows(torch.arange(count, device=device))])
         self._batch = batch
@@ -163,10 +182,18 @@ class SpikingNetwork(nn.Module):
             raise RuntimeError("call begin(images) first")
         return self._batch
 
+    @property
+    def _at_rest(self) -> _Batch:
+        """The batch, if its neurons are not ahead of what has been shown of it."""
+        batch = self._begun
+        if batch.unshown:
+            raise RuntimeError(f"{batch.unshown} timesteps of steps() are left to be taken")
+        return batch
+
     @torch.no_grad()
     def step(self) -> Tensor:
         """One timestep: this timestep's logits [B, K]. Raises RuntimeError before `begin`."""
-        batch = self._begun
+        batch = self._at_rest
         phase = Phase.DRIVEN
         if batch.ages is not None:
             batch.ages += 1
@@ -178,16 +205,64 @@ class SpikingNetwork(nn.Module):
         batch.site_spikes, batch.synops = site_spikes[:, : batch.count], synops[: batch.count]
         return logits[: batch.count]
 
+    def batch_size_for(self, images: Tensor) -> int:
+        """How many of these images [B, ...] are simulated fastest at a time: a cache's fill on a CPU, elsewhere all of them."""
+        if not len(images) or not self._layers.serve(images):
+            return max(1, len(images))
+        self.account(images[:1])
+        return min(len(images), self._rows_at_once)
+
+    @property
+    def _rows_at_once(self) -> int:
+        """Rows of the largest layer that fit a CPU's cache."""
+        largest = max(math.prod(site.shape) for site in self.sites)
+        return max(1, CACHE_BYTES // (4 * largest))
+
+    @torch.no_grad()
+    def steps(self, count: int) -> Iterator[Tensor]:
+        """The logits [B, K] of the next `count` timesteps, as so many calls of `step` give them; faster where B is small.
+
+        After each, `spikes`, `synops` and `site_spikes` are those of that timestep, but neurons may be some timesteps ahead:
+        the network must go through all of them, or begin anew, before anything else is done with it.
+        """
+        while count:
+            batch = self._at_rest
+            phase, ahead = self._next_phase(batch, min(count, self._rows_at_once // max(1, batch.count)))
+            count -= max(1, ahead)
+            if ahead < 2:
+                yield self.step()
+                continue
+            logits, site_spikes, synops = self._ahead[phase](self._inputs(phase, batch.currents), ahead)
+            self._classes = logits.shape[1]
+            if batch.ages is not None:
+                batch.ages += ahead
+            batch.unshown = ahead
+            for own, *counted in zip(
+                logits.chunk(ahead), site_spikes.chunk(ahead, 1), synops.chunk(ahead), strict=True
+            ):
+                batch.site_spikes, batch.synops = counted
+                batch.unshown -= 1
+                yield own
+
+    def _next_phase(self, batch: _Batch, most: int) -> tuple[Phase, int]:
+        """The phase of the next timesteps, and for how many of them it can be computed at once; 0: for none."""
+        if not batch.packed or not batch.count:
+            return Phase.DRIVEN, 0
+        if batch.ages is None:
+            return Phase.DRIVEN, most
+        found = [self.schedule.phases(batch.ages + step) for step in range(1, most + 1)]
+        same = list(itertools.takewhile(lambda phases: phases.keys() == found[0].keys(), found))
+        alone = len(found) > 0 and len(found[0]) == 1 and not found[0].keys() - self._ahead.keys()
+        return (next(iter(found[0])), len(same)) if alone else (Phase.DRIVEN, 0)
+
     def _simulate(self, phase: Phase, currents: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
         """One timestep of all rows that the neurons hold: logits [R, K], spikes [L, R], SynOps [R]."""
         if phase is Phase.FROZEN:
             silence = currents[0].new_zeros(len(self._neurons), len(currents[0]), dtype=torch.float64)
             return currents[0].new_zeros(len(currents[0]), self._classes), silence, silence.sum(0)
-        if phase is Phase.DRIVEN:
-            logits: Tensor = self._body(*currents)
-        else:
-            assert self._settling is not None
-            logits = self._settling(*(current.new_zeros(()).expand_as(current) for current in currents))
+        body = self._body if phase is Phase.DRIVEN else self._settling
+        assert body is not None
+        logits: Tensor = body(*self._inputs(phase, currents))
         counts = [neuron.counts for neuron in self._neurons.values() if neuron.counts is not None]
         self._classes = logits.shape[1]
         return (
@@ -195,6 +270,12 @@ class SpikingNetwork(nn.Module):
             torch.stack([spikes for spikes, _ in counts]),
             torch.stack([synops for _, synops in counts]).sum(0),
         )
+
+    def _inputs(self, phase: Phase, currents: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """What the network is fed with in a phase."""
+        if phase is Phase.DRIVEN:
+            return currents
+        return tuple(current.new_zeros(()).expand_as(current) for current in currents)
 
     def _step_by_phase(self, batch: _Batch, phases: dict[Phase, Tensor]) -> Tensor:
         """One timestep of images that are in different phases of the schedule, one phase after the other.
@@ -260,13 +341,14 @@ class SpikingNetwork(nn.Module):
     def simulate_layers(self, images: Tensor, steps: int, at_neurons: AtNeurons) -> None:
         """Simulate `images` layer after layer, to calibrate neurons on them; all per-image state is forgotten again."""
         self._reset()
+        self._layers.activate(None)
         simulate_layerwise(self._body, self._before(images), steps, at_neurons)
         self._reset()
 
     @torch.no_grad()
     def keep(self, mask: Tensor) -> None:
         """Go on with the images where `mask` [B] (bool) is True, as if the others had never been there."""
-        batch = self._begun
+        batch = self._at_rest
         kept = torch.nonzero(mask)[:, 0]
         rows = batch.rows(kept)
         batch.count = len(kept)
@@ -285,7 +367,7 @@ class SpikingNetwork(nn.Module):
         goes on as if nothing had happened. At these places `spikes` and `synops` are then the prelude's. Raises RuntimeError
         before `begin`, ValueError for images of another shape or precision than the batch's, or of another number than places.
         """
-        batch = self._begun
+        batch = self._at_rest
         if len(places) != len(images):
             raise ValueError(f"{len(images)} images for {len(places)} places")
         if images.shape[1:] != self._image_shape or images.dtype != batch.dtype:

@@ -168,9 +168,16 @@ class IFNeuron(ThresholdNeuron):
 
     def fire(self, current: Tensor) -> Tensor:
         membrane = self.charge(current)
-        # Comparing into a float tensor saves the pass that would turn booleans into numbers.
+        return self._discharge(membrane, torch.empty_like(membrane))
+
+    def fire_into(self, current: Tensor, spikes: Tensor) -> None:
+        """The same, with the spikes in a tensor that is there already, in the dtype of the membrane."""
+        self._discharge(self.charge(current), spikes)
+
+    def _discharge(self, membrane: Tensor, spikes: Tensor) -> Tensor:
         threshold = self.level(membrane)
-        spikes = torch.ge(membrane, threshold, out=torch.empty_like(membrane))
+        # Comparing into a float tensor saves the pass that would turn booleans into numbers.
+        torch.ge(membrane, threshold, out=spikes)
         if isinstance(threshold, Tensor):
             membrane.addcmul_(spikes, threshold, value=-1)
         else:
