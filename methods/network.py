@@ -14,7 +14,7 @@ from methods.accounting import Accounting, AnalogLayer, Signal, Site, signals
 from methods.ahead import Ahead
 from methods.layerwise import AtNeurons, simulate_layerwise
 from methods.neurons import SpikingNeuron, Stateful
-from methods.packed import PackedLayers, place_twins
+from methods.packed import PackedLayers, expect_silence, place_twins
 from methods.pooling import CurrentMaxPool, SpikeMaxPool
 from methods.rewrite import without_shifts
 from methods.schedule import Phase, Schedule
@@ -103,6 +103,8 @@ class SpikingNetwork(nn.Module):
         place_twins(self._before)
         place_twins(self._body)
         self._settling = without_shifts(self._body) if self.schedule.drive is not None else None
+        if self._settling is not None:
+            expect_silence(self._settling)
         self._ahead = {Phase.DRIVEN: Ahead(self._body)}
         if self._settling is not None:
             self._ahead[Phase.SETTLING] = Ahead(self._settling)
@@ -227,9 +229,9 @@ class SpikingNetwork(nn.Module):
         """
         while count:
             batch = self._at_rest
-            phase, ahead = self._next_phase(batch, min(count, self._rows_at_once // max(1, batch.count)))
+            phase, ahead = self._next_phase(batch, min(count, max(1, self._rows_at_once // max(1, batch.count))))
             count -= max(1, ahead)
-            if ahead < 2:
+            if not ahead:
                 yield self.step()
                 continue
             logits, site_spikes, synops = self._ahead[phase](self._inputs(phase, batch.currents), ahead)
@@ -260,6 +262,10 @@ class SpikingNetwork(nn.Module):
         if phase is Phase.FROZEN:
             silence = currents[0].new_zeros(len(self._neurons), len(currents[0]), dtype=torch.float64)
             return currents[0].new_zeros(len(currents[0]), self._classes), silence, silence.sum(0)
+        if self._begun.packed:
+            given = self._ahead[phase](self._inputs(phase, currents), 1)
+            self._classes = given[0].shape[1]
+            return given
         body = self._body if phase is Phase.DRIVEN else self._settling
         assert body is not None
         logits: Tensor = body(*self._inputs(phase, currents))

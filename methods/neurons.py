@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -168,21 +169,33 @@ class IFNeuron(ThresholdNeuron):
 
     def fire(self, current: Tensor) -> Tensor:
         membrane = self.charge(current)
-        return self._discharge(membrane, torch.empty_like(membrane))
-
-    def fire_into(self, current: Tensor, spikes: Tensor) -> None:
-        """The same, with the spikes in a tensor that is there already, in the dtype of the membrane."""
-        self._discharge(self.charge(current), spikes)
-
-    def _discharge(self, membrane: Tensor, spikes: Tensor) -> Tensor:
-        threshold = self.level(membrane)
+        level = self.level(membrane)
         # Comparing into a float tensor saves the pass that would turn booleans into numbers.
-        torch.ge(membrane, threshold, out=spikes)
-        if isinstance(threshold, Tensor):
-            membrane.addcmul_(spikes, threshold, value=-1)
-        else:
-            membrane.sub_(spikes, alpha=threshold)
+        spikes = torch.ge(membrane, level, out=torch.empty_like(membrane))
+        _subtract(membrane, spikes, level)
         return spikes
+
+    def fire_each(self, currents: Sequence[Tensor], spikes: Sequence[Tensor]) -> None:
+        """`fire` timestep after timestep, into `spikes`: tensors in the dtype of the membrane, which may be the currents."""
+        level: float | Tensor | None = None
+        bar: float | Tensor = 0.0
+        for current, own in zip(currents, spikes, strict=True):
+            membrane = self.charge(current)
+            if level is None:
+                level = self.level(membrane)
+                bar = level
+                if len(currents) > 1 and not isinstance(level, Tensor):
+                    bar = membrane.new_tensor(level)  # what every comparison with a number makes of it
+            torch.ge(membrane, bar, out=own)
+            _subtract(membrane, own, level)
+
+
+def _subtract(membrane: Tensor, spikes: Tensor, level: float | Tensor) -> None:
+    """The soft reset."""
+    if isinstance(level, Tensor):
+        membrane.addcmul_(spikes, level, value=-1)
+    else:
+        membrane.sub_(spikes, alpha=level)
 
 
 def tolerance_of(membrane: Tensor) -> float:
@@ -242,12 +255,13 @@ class SignedIFNeuron(ThresholdNeuron):
         if self.count is None:
             self.count = torch.zeros_like(membrane)
         threshold, slack = self.level(membrane), firing_slack_of(membrane)
-        up = membrane >= threshold * (1.0 - slack)
-        if self.levels is not None:
-            up &= self.count < self.levels - 0.5
         floor = self.floor + slack if self.at_floor else self.floor - 2.0 * slack
-        down = (membrane < threshold * floor) & (self.count > 0.5)
-        spikes = up.to(membrane.dtype).sub_(down.to(membrane.dtype))
-        membrane.sub_(spikes * threshold)
+        # Numbers throughout, as in `IFNeuron`: spikes are 1 for those that go up, less 1 for those that come down.
+        spikes = torch.ge(membrane, threshold * (1.0 - slack), out=torch.empty_like(membrane))
+        if self.levels is not None:
+            spikes.mul_(torch.lt(self.count, self.levels - 0.5, out=torch.empty_like(membrane)))
+        down = torch.lt(membrane, threshold * floor, out=torch.empty_like(membrane))
+        spikes.sub_(down.mul_(torch.gt(self.count, 0.5, out=torch.empty_like(membrane))))
+        _subtract(membrane, spikes, threshold)
         self.count.add_(spikes)
         return spikes

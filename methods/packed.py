@@ -8,6 +8,7 @@ computes each image as it does in any other company.
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -23,10 +24,12 @@ class PackedConvolution(nn.Conv2d):
     """A convolution with the parameters of another, which computes like that one until it is `active`.
 
     Active, it takes float32 [B, C, H, W] on the CPU and gives channels_last, without gradients. The packed weights are kept
-    until the weights are moved or changed in place; copies of this module make their own.
+    until the weights are moved or changed in place; copies of this module make their own. One that `expects_silence` looks
+    for images of zeros first, which need no computing where there is no bias.
     """
 
     active: bool
+    expects_silence: bool
     _packed: Tensor | None
     _origin: tuple[int, ...]
 
@@ -34,7 +37,7 @@ class PackedConvolution(nn.Conv2d):
     def sharing(cls, layer: nn.Conv2d) -> PackedConvolution:
         """A twin of `layer`."""
         twin = _twin(layer, cls)
-        twin.active, twin._packed, twin._origin = False, None, ()
+        twin.active, twin.expects_silence, twin._packed, twin._origin = False, False, None, ()
         return twin
 
     def __getstate__(self) -> dict[str, Any]:
@@ -48,6 +51,39 @@ class PackedConvolution(nn.Conv2d):
             self._packed = torch.ops.mkldnn._reorder_convolution_weight(
                 self.weight.detach(), self.padding, self.stride, self.dilation, self.groups, list(input.shape)
             )
+        return self._of_sounding(input) if self.expects_silence and self.bias is None else self._convolved(input)
+
+    def _of_sounding(self, input: Tensor) -> Tensor:
+        """Without a bias images of zeros stay zeros: only the others are computed."""
+        pixels = input.permute(0, 2, 3, 1).flatten(1)
+        sounding = (pixels.amax(1) != 0).logical_or_(pixels.amin(1) != 0)
+        count = int(sounding.sum())
+        if count == len(input):
+            return self._convolved(input)
+        shape = (len(input), *self._shape(input))
+        given = torch.empty(shape, dtype=input.dtype, memory_format=torch.channels_last).zero_()
+        if count:
+            places = sounding.nonzero()[:, 0]
+            given[places] = self._convolved(input[places])
+        return given
+
+    def _shape(self, input: Tensor) -> tuple[int, int, int]:
+        """One image's shape behind this layer."""
+        assert not isinstance(self.padding, str)
+        settings: tuple[Sequence[int], ...] = (
+            input.shape[2:],
+            self.padding,
+            self.dilation,
+            self.kernel_size,
+            self.stride,
+        )
+        height, width = (
+            (size + 2 * pad - dilation * (kernel - 1) - 1) // stride + 1
+            for size, pad, dilation, kernel, stride in zip(*settings, strict=True)
+        )
+        return self.out_channels, height, width
+
+    def _convolved(self, input: Tensor) -> Tensor:
         return torch.ops.mkldnn._convolution_pointwise(  # type: ignore[no-any-return]
             input,
             self._packed,
@@ -108,6 +144,13 @@ def place_twins(graph: fx.GraphModule) -> None:
             graph.add_submodule(path, PackedConvolution.sharing(layer))
         elif type(layer) is nn.Linear:
             graph.add_submodule(path, RowwiseLinear.sharing(layer))
+
+
+def expect_silence(graph: fx.GraphModule) -> None:
+    """Let the packed convolutions of `graph` look for images without spikes."""
+    for module in graph.modules():
+        if isinstance(module, PackedConvolution):
+            module.expects_silence = True
 
 
 class PackedLayers:

@@ -37,6 +37,11 @@ class SpikeTally:
 
     def __call__(self, spikes: Tensor) -> tuple[Tensor, Tensor]:
         """Spikes and SynOps of one timestep, per image: two float64 tensors [B] holding integers."""
+        events, operations, unit = self.in_units(spikes)
+        return events.double(), operations.double() * unit
+
+    def in_units(self, spikes: Tensor) -> tuple[Tensor, Tensor, int]:
+        """The same as they come, float32 or float64, with SynOps as multiples of the last number."""
         events = spikes.abs() if self._signed else spikes
         if self._in_place is not None and spikes.is_cpu and spikes.dtype == torch.float32:
             return self._in_place(events)
@@ -44,7 +49,7 @@ class SpikeTally:
             self._weights = self._weights.to(spikes.device)
         partial = events.sum(self._dims) if self._dims else events
         partial = partial.reshape(len(spikes), -1).double()
-        return partial.sum(1), partial @ self._weights
+        return partial.sum(1), partial @ self._weights, 1
 
 
 class _CountedInPlace:
@@ -70,14 +75,14 @@ class _CountedInPlace:
             return None
         return cls(unit, None if bool((multiples == 1).all()) else multiples.float(), shape)
 
-    def __call__(self, events: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, events: Tensor) -> tuple[Tensor, Tensor, int]:
         by_pixel = events.dim() == 4 and not events.is_contiguous()
         if by_pixel:
             events = events.permute(0, 2, 3, 1)  # in channels_last the order in memory
         rows = events.reshape(len(events), -1)
         spikes = rows.sum(1)
-        weighted = spikes if self._multiples is None else rows @ self._in_order(self._multiples, by_pixel)
-        return spikes.double(), weighted.double().mul_(self._unit)
+        weighted = spikes if self._multiples is None else rows.mv(self._in_order(self._multiples, by_pixel))
+        return spikes, weighted, self._unit
 
     def _in_order(self, multiples: Tensor, by_pixel: bool) -> Tensor:
         """The multiples of all neurons, in the order of their spikes."""

@@ -15,7 +15,7 @@ from benchmark import registry
 from benchmark.conformance import quantised_network
 from benchmark.training.thresholds import initialise_thresholds
 from methods.network import SpikingNetwork
-from methods.neurons import IFNeuron
+from methods.neurons import IFNeuron, SignedIFNeuron, firing_slack_of
 from methods.packed import PackedConvolution, RowwiseLinear
 from methods.qcfs import QCFS
 from methods.qffs import QFFS
@@ -121,6 +121,19 @@ def test_settling_goes_on_at_once_up_to_the_next_phase(kind):
     late = torch.stack(list(network.steps(8)), 1)
     assert torch.equal(late[[1, 3]], expected[0][[1, 3], :8])
     assert torch.equal(late[[0, 2, 4]], expected[0][[0, 2, 4], 2:10])
+
+
+def test_hooks_of_neurons_see_every_timestep():
+    network, images = tiny("qcfs", "residual"), noise(2, 3, 8, 8)
+    expected = all_of(network, images)
+    seen: dict[str, list[Tensor]] = {name: [] for name in network.neurons}
+    for name, neuron in network.neurons.items():
+        neuron.register_forward_hook(lambda _, __, spikes, name=name: seen[name].append(spikes.flatten(1).sum(1)))
+    for together in (False, True):
+        assert_same(all_of(network, images, together=together), expected)
+    for layer, counted in enumerate(seen.values()):
+        assert torch.equal(torch.stack(counted[:TIMESTEPS], 1).long(), expected[1][:, 1:, layer])
+        assert torch.equal(torch.stack(counted[TIMESTEPS:], 1).long(), expected[1][:, 1:, layer])
 
 
 def test_neurons_that_are_ahead_must_be_caught_up_with():
@@ -263,3 +276,62 @@ def test_counting_in_float32_is_exact_in_both_memory_formats(memory_format, sign
         assert torch.equal(found[1], (spikes.abs().double() * shape.double()).flatten(1).sum(1))
         for own, other in zip(found, tally(spikes.double()), strict=True):
             assert torch.equal(own, other)
+
+
+def test_silent_images_are_not_computed_and_come_out_alike():
+    torch.manual_seed(0)
+    plain = nn.Conv2d(16, 8, 3, stride=2, padding=1, bias=False)
+    layer = PackedConvolution.sharing(plain)
+    layer.activate(True)
+    images = (torch.rand(9, 16, 8, 8) < 0.1).float() - (torch.rand(9, 16, 8, 8) < 0.1).float()
+    images = images.contiguous(memory_format=torch.channels_last)
+    for silent in ([], [0, 4, 5], [*range(8)], [*range(9)]):
+        images[silent] = 0.0
+        with torch.no_grad():
+            layer.expects_silence = False
+            expected = layer(images)
+            layer.expects_silence = True
+            found = layer(images)
+        assert torch.equal(found, expected)
+        assert found.is_contiguous(memory_format=torch.channels_last)
+    images[3, 0, 0, 0] = torch.nan
+    with torch.no_grad():
+        assert layer(images)[3].isnan().any()
+
+
+def by_conditions(neuron: SignedIFNeuron, current: Tensor) -> Tensor:
+    """Fire as the equations say, with booleans."""
+    membrane, count = neuron.membrane.add_(current), neuron.count
+    threshold, slack = neuron.level(membrane), firing_slack_of(membrane)
+    up = membrane >= threshold * (1.0 - slack)
+    if neuron.levels is not None:
+        up = up & (count < neuron.levels - 0.5)
+    floor = neuron.floor + slack if neuron.at_floor else neuron.floor - 2.0 * slack
+    down = (membrane < threshold * floor) & (count > 0.5)
+    spikes = up.to(membrane.dtype) - down.to(membrane.dtype)
+    membrane.sub_(spikes * threshold)
+    count.add_(spikes)
+    return spikes
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("threshold", [0.37, torch.tensor([0.2, 0.9, 1.3])])
+@pytest.mark.parametrize(
+    "options", [{}, {"levels": 2}, {"levels": 2, "at_floor": True}, {"floor": -0.5}, {"levels": 3, "initial": 0.0}]
+)
+def test_signed_neurons_compute_with_numbers_what_conditions_say(dtype, threshold, options):
+    neuron, plain = SignedIFNeuron(threshold, **options), SignedIFNeuron(threshold, **options)
+    generator = torch.Generator().manual_seed(0)
+    plain.membrane, plain.count = (
+        plain.start(torch.zeros(6, 3, 4, 4, dtype=dtype)),
+        torch.zeros(6, 3, 4, 4, dtype=dtype),
+    )
+    seen = set()
+    for timestep in range(30):
+        current = torch.randn(6, 3, 4, 4, dtype=dtype, generator=generator) * (timestep % 3 > 0)
+        expected = by_conditions(plain, current.clone())
+        assert torch.equal(neuron.fire(current), expected)
+        assert torch.equal(neuron.membrane, plain.membrane)
+        assert torch.equal(neuron.count, plain.count)
+        seen |= set(expected.flatten().tolist())
+    assert seen == {-1.0, 0.0, 1.0}
