@@ -78,7 +78,7 @@ def _joined(parts: list[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-class Ahead:
+class Ahead(nn.Module):
     """Runs a graph of one timestep for several timesteps at once; its modules, with their states, are those of the graph.
 
     For float32 without gradients. Where nobody else reads a sum of currents, it is formed in the first of them, and spikes
@@ -86,6 +86,7 @@ class Ahead:
     """
 
     def __init__(self, body: fx.GraphModule):
+        super().__init__()
         self._body = fx.GraphModule(body, copy.deepcopy(body.graph))
         self._turns: list[_Turn] = []
         for node in list(self._body.graph.nodes):
@@ -98,7 +99,7 @@ class Ahead:
                 node.target = _added
         self._body.recompile()
 
-    def __call__(self, currents: tuple[Tensor, ...], steps: int) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, currents: tuple[Tensor, ...], steps: int) -> tuple[Tensor, Tensor, Tensor]:
         """All rows' logits [steps * R, K], spikes float64 [L, steps * R] and SynOps float64 [steps * R].
 
         Args:

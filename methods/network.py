@@ -26,6 +26,8 @@ from methods.tracing import module_of
 SMALLEST_BATCH = 2
 # What the spikes of a layer may take for the next one to find them, its currents and its membranes in a core's cache.
 CACHE_BYTES = 2**20
+# With fewer rows synapses are slower, whatever the cache holds.
+ENOUGH_ROWS = 8
 
 
 @dataclass(frozen=True)
@@ -105,9 +107,8 @@ class SpikingNetwork(nn.Module):
         self._settling = without_shifts(self._body) if self.schedule.drive is not None else None
         if self._settling is not None:
             expect_silence(self._settling)
-        self._ahead = {Phase.DRIVEN: Ahead(self._body)}
-        if self._settling is not None:
-            self._ahead[Phase.SETTLING] = Ahead(self._settling)
+        bodies = {Phase.DRIVEN: self._body, Phase.SETTLING: self._settling}
+        self._ahead = nn.ModuleDict({phase.name: Ahead(body) for phase, body in bodies.items() if body is not None})
         self._layers = PackedLayers(self._before, self._body, *([self._settling] if self._settling else []))
         called = [(str(node.target), module_of(graph, node)) for node in graph.graph.nodes]
         self._stateful = [module for _, module in called if isinstance(module, Stateful)]
@@ -216,9 +217,9 @@ class SpikingNetwork(nn.Module):
 
     @property
     def _rows_at_once(self) -> int:
-        """Rows of the largest layer that fit a CPU's cache."""
+        """Rows of the largest layer that fit a CPU's cache, or enough of them."""
         largest = max(math.prod(site.shape) for site in self.sites)
-        return max(1, CACHE_BYTES // (4 * largest))
+        return max(ENOUGH_ROWS, CACHE_BYTES // (4 * largest))
 
     @torch.no_grad()
     def steps(self, count: int) -> Iterator[Tensor]:
@@ -234,7 +235,7 @@ class SpikingNetwork(nn.Module):
             if not ahead:
                 yield self.step()
                 continue
-            logits, site_spikes, synops = self._ahead[phase](self._inputs(phase, batch.currents), ahead)
+            logits, site_spikes, synops = self._ahead[phase.name](self._inputs(phase, batch.currents), ahead)
             self._classes = logits.shape[1]
             if batch.ages is not None:
                 batch.ages += ahead
@@ -254,7 +255,7 @@ class SpikingNetwork(nn.Module):
             return Phase.DRIVEN, most
         found = [self.schedule.phases(batch.ages + step) for step in range(1, most + 1)]
         same = list(itertools.takewhile(lambda phases: phases.keys() == found[0].keys(), found))
-        alone = len(found) > 0 and len(found[0]) == 1 and not found[0].keys() - self._ahead.keys()
+        alone = len(found) > 0 and len(found[0]) == 1 and Phase.FROZEN not in found[0]
         return (next(iter(found[0])), len(same)) if alone else (Phase.DRIVEN, 0)
 
     def _simulate(self, phase: Phase, currents: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
@@ -263,12 +264,12 @@ class SpikingNetwork(nn.Module):
             silence = currents[0].new_zeros(len(self._neurons), len(currents[0]), dtype=torch.float64)
             return currents[0].new_zeros(len(currents[0]), self._classes), silence, silence.sum(0)
         if self._begun.packed:
-            given = self._ahead[phase](self._inputs(phase, currents), 1)
-            self._classes = given[0].shape[1]
-            return given
+            logits, site_spikes, synops = self._ahead[phase.name](self._inputs(phase, currents), 1)
+            self._classes = logits.shape[1]
+            return logits, site_spikes, synops
         body = self._body if phase is Phase.DRIVEN else self._settling
         assert body is not None
-        logits: Tensor = body(*self._inputs(phase, currents))
+        logits = body(*self._inputs(phase, currents))
         counts = [neuron.counts for neuron in self._neurons.values() if neuron.counts is not None]
         self._classes = logits.shape[1]
         return (

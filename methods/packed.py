@@ -45,7 +45,7 @@ class PackedConvolution(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """[B, C, H, W] to [B, C', H', W']."""
-        if not self.active:
+        if not self.active or not len(input):
             return super().forward(input)
         if self._packed is None:
             self._packed = torch.ops.mkldnn._reorder_convolution_weight(

@@ -79,7 +79,7 @@ class _CountedInPlace:
         by_pixel = events.dim() == 4 and not events.is_contiguous()
         if by_pixel:
             events = events.permute(0, 2, 3, 1)  # in channels_last the order in memory
-        rows = events.reshape(len(events), -1)
+        rows = events.flatten(1)
         spikes = rows.sum(1)
         weighted = spikes if self._multiples is None else rows.mv(self._in_order(self._multiples, by_pixel))
         return spikes, weighted, self._unit

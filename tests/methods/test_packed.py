@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import methods
 from benchmark import registry
-from benchmark.conformance import quantised_network
+from benchmark.conformance import CLASSES, quantised_network
 from benchmark.training.thresholds import initialise_thresholds
 from methods.network import SpikingNetwork
 from methods.neurons import IFNeuron, SignedIFNeuron, firing_slack_of
@@ -185,6 +185,22 @@ def test_weights_that_change_are_packed_anew():
     doubled = all_of(copy.deepcopy(network), images)
     assert_same(all_of(network, images), doubled)
     assert not torch.equal(doubled[1], before[1])
+
+
+def test_states_stay_in_channels_last_and_may_run_out_of_images():
+    network, images = tiny("qcfs", "residual"), noise(6, 3, 8, 8)
+    network.begin(images)
+    network.step()
+    network.replace(torch.tensor([2]), images[:1])
+    for mask in ([True] * 5 + [False], [True, False, True, False, True]):
+        network.keep(torch.tensor(mask))
+        network.step()
+        for neuron in network.neurons.values():
+            assert neuron.membrane.is_contiguous(memory_format=torch.channels_last)
+    network.keep(torch.tensor([False] * 3))
+    assert network.step().shape == (0, CLASSES)
+    assert [each.shape for each in network.steps(2)] == [(0, CLASSES)] * 2
+    assert network.spikes.shape == (0,)
 
 
 def test_a_copy_in_the_middle_of_a_batch_goes_on_alike():
