@@ -24,9 +24,10 @@ from methods.tracing import module_of
 # Convolutions of a single float32 image may take another code path on CPUs and round differently, so that spikes flip. Where
 # they are not packed, a lone image is therefore computed in duplicate: its answer must not depend on its company.
 SMALLEST_BATCH = 2
-# What the spikes of a layer may take for the next one to find them, its currents and its membranes in a core's cache.
-CACHE_BYTES = 2**20
-# With fewer rows synapses are slower, whatever the cache holds.
+# On a CPU more images at a time than this gain nothing, and their states do not stay in the cache.
+IMAGES_AT_ONCE = 32
+# Rows of several timesteps at once: what a layer's spikes may take, and how few rows make convolutions slower in any case.
+CACHE_BYTES = 2**21
 ENOUGH_ROWS = 8
 
 
@@ -100,10 +101,9 @@ class SpikingNetwork(nn.Module):
         self.streaming_prelude_steps = prelude_steps
         self.schedule = schedule or Schedule()
         self._prelude = prelude
+        place_twins(graph)
         self._graph = graph
         self._before, self._body = split_constant_part(graph)
-        place_twins(self._before)
-        place_twins(self._body)
         self._settling = without_shifts(self._body) if self.schedule.drive is not None else None
         if self._settling is not None:
             expect_silence(self._settling)
@@ -209,17 +209,13 @@ class SpikingNetwork(nn.Module):
         return logits[: batch.count]
 
     def batch_size_for(self, images: Tensor) -> int:
-        """How many of these images [B, ...] are simulated fastest at a time: a cache's fill on a CPU, elsewhere all of them."""
-        if not len(images) or not self._layers.serve(images):
-            return max(1, len(images))
-        self.account(images[:1])
-        return min(len(images), self._rows_at_once)
+        """How many of these images [B, ...] are simulated fastest at a time: few on a CPU, elsewhere all of them."""
+        return min(len(images), IMAGES_AT_ONCE) if self._layers.serve(images) else len(images)
 
-    @property
-    def _rows_at_once(self) -> int:
-        """Rows of the largest layer that fit a CPU's cache, or enough of them."""
+    def _steps_at_once(self, images: int) -> int:
+        """How many timesteps of so many images may be computed at once."""
         largest = max(math.prod(site.shape) for site in self.sites)
-        return max(ENOUGH_ROWS, CACHE_BYTES // (4 * largest))
+        return max(1, max(ENOUGH_ROWS, CACHE_BYTES // (4 * largest)) // max(1, images))
 
     @torch.no_grad()
     def steps(self, count: int) -> Iterator[Tensor]:
@@ -230,7 +226,7 @@ class SpikingNetwork(nn.Module):
         """
         while count:
             batch = self._at_rest
-            phase, ahead = self._next_phase(batch, min(count, max(1, self._rows_at_once // max(1, batch.count))))
+            phase, ahead = self._next_phase(batch, min(count, self._steps_at_once(batch.count)))
             count -= max(1, ahead)
             if not ahead:
                 yield self.step()

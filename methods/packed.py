@@ -23,7 +23,8 @@ SMALLEST_MATRIX = 4
 class PackedConvolution(nn.Conv2d):
     """A convolution with the parameters of another, which computes like that one until it is `active`.
 
-    Active, it takes float32 [B, C, H, W] on the CPU and gives channels_last, without gradients. The packed weights are kept
+    Active, it takes float32 [B, C, H, W] on the CPU and gives channels_last; where gradients are asked for, or for another
+    type, it still computes as ever. The packed weights are kept
     until the weights are moved or changed in place; copies of this module make their own. One that `expects_silence` looks
     for images of zeros first, which need no computing where there is no bias.
     """
@@ -40,12 +41,15 @@ class PackedConvolution(nn.Conv2d):
         twin.active, twin.expects_silence, twin._packed, twin._origin = False, False, None, ()
         return twin
 
+    def _get_name(self) -> str:
+        return "Conv2d"
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_packed": None, "_origin": ()}
 
     def forward(self, input: Tensor) -> Tensor:
         """[B, C, H, W] to [B, C', H', W']."""
-        if not self.active or not len(input):
+        if not self.active or not len(input) or input.dtype != torch.float32 or torch.is_grad_enabled():
             return super().forward(input)
         if self._packed is None:
             self._packed = torch.ops.mkldnn._reorder_convolution_weight(
@@ -114,6 +118,9 @@ class RowwiseLinear(nn.Linear):
     def sharing(cls, layer: nn.Linear) -> RowwiseLinear:
         """A twin of `layer`."""
         return _twin(layer, cls)
+
+    def _get_name(self) -> str:
+        return "Linear"
 
     def forward(self, input: Tensor) -> Tensor:
         """[B, ..., F] to [B, ..., F']."""

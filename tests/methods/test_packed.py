@@ -92,7 +92,7 @@ def test_a_packed_network_equals_the_plain_one_in_channels_last():
     """The graph with its stem in every timestep, by convolutions that know of no packing."""
     network, images = backbone("resnet20"), noise(8, 3, 32, 32)
     plain = copy.deepcopy(network.graph).to(memory_format=torch.channels_last)
-    assert not any(isinstance(module, (PackedConvolution, RowwiseLinear)) for module in plain.modules())
+    assert not any(layer.active for layer in plain.modules() if isinstance(layer, PackedConvolution))
     neurons = [module for module in plain.modules() if isinstance(module, IFNeuron)]
     for neuron in neurons:
         neuron.reset()
@@ -164,11 +164,22 @@ def test_neurons_that_are_ahead_must_be_caught_up_with():
         next(tiny("qcfs", "residual").steps(1))
 
 
-def test_batches_of_the_size_of_a_cache():
+def test_how_many_images_are_best_simulated_together():
     network = backbone("resnet20")
-    assert network.batch_size_for(noise(64, 3, 32, 32)) == 16
+    assert network.batch_size_for(noise(64, 3, 32, 32)) == 32
     assert network.batch_size_for(noise(5, 3, 32, 32)) == 5
     assert network.batch_size_for(noise(64, 3, 32, 32).double()) == 64
+
+
+def test_the_graph_can_be_differentiated_after_a_simulation():
+    network, images = tiny("qcfs", "plain"), noise(2, 3, 8, 8)
+    all_of(network, images)
+    stem = next(module for module in network.graph.modules() if isinstance(module, nn.Conv2d))
+    assert isinstance(stem, PackedConvolution) and stem.active
+    images.requires_grad_(True)
+    stem(images).sum().backward()
+    assert images.grad.any()
+    assert stem.double()(images.detach().double()).dtype == torch.float64
 
 
 def test_weights_that_change_are_packed_anew():
