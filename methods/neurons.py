@@ -177,15 +177,14 @@ class IFNeuron(ThresholdNeuron):
 
     def fire_each(self, currents: Sequence[Tensor], spikes: Sequence[Tensor]) -> None:
         """`fire` timestep after timestep, into `spikes`: tensors in the dtype of the membrane, which may be the currents."""
-        level: float | Tensor | None = None
-        bar: float | Tensor = 0.0
-        for current, own in zip(currents, spikes, strict=True):
-            membrane = self.charge(current)
-            if level is None:
-                level = self.level(membrane)
-                bar = level
-                if len(currents) > 1 and not isinstance(level, Tensor):
-                    bar = membrane.new_tensor(level)  # what every comparison with a number makes of it
+        membrane = self.charge(currents[0])
+        level = self.level(membrane)
+        # A number would be made a tensor at every comparison.
+        bar = membrane.new_tensor(level) if len(currents) > 1 and not isinstance(level, Tensor) else level
+        plain = type(self).charge is ThresholdNeuron.charge
+        for timestep, (current, own) in enumerate(zip(currents, spikes, strict=True)):
+            if timestep:
+                membrane = membrane.add_(current) if plain else self.charge(current)
             torch.ge(membrane, bar, out=own)
             _subtract(membrane, own, level)
 
