@@ -10,8 +10,7 @@ import numpy
 import torch
 from torch import Tensor
 
-from dynconf.evidence import statistics_of
-from dynconf.leads import Leads
+from dynconf.over_time import statistics_over_time
 from dynconf.recording import LOGIT_BUDGET, Recording, RecordingError, RecordingInfo
 
 CHUNK_BYTES = 2**25
@@ -125,7 +124,7 @@ def _from_logits(
             raise RecordingError(f"array 'logits' has NaN or infinite values, first in image {first}")
         stop = start + len(total)
         own = labels[start:stop, None, None].expand(-1, timesteps, 1)
-        parts = {"logits": total} if as_logits else _statistics(total, scales)
+        parts = {"logits": total} if as_logits else statistics_over_time(total, scales)
         parts["label_logits"] = total.gather(2, own)[..., 0]
         for name, part in parts.items():
             if name not in stored:
@@ -133,17 +132,6 @@ def _from_logits(
             stored[name][start:stop] = part
         start = stop
     return stored
-
-
-def _statistics(sums: Tensor, scales: tuple[float, ...]) -> dict[str, Tensor]:
-    """Statistics and leads of sums [n, T, K], timestep by timestep as in a simulation: smaller pieces stay in the cache."""
-    leads = Leads()
-    columns: dict[str, list[Tensor]] = {}
-    for total in sums.unbind(1):
-        step = {**statistics_of(total.contiguous(), scales), "leads": leads.advance(total)}
-        for name, value in step.items():
-            columns.setdefault(name, []).append(value)
-    return {name: torch.stack(values, 1) for name, values in columns.items()}
 
 
 def _whole_numbers(rows: Rows, name: str, shape: tuple[int, ...]) -> Tensor:

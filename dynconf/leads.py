@@ -11,6 +11,8 @@ from torch import Tensor
 
 # Over how many of the last timesteps leads are taken.
 WINDOWS = (1, 2, 4, 8)
+# So many numbers stay in the cache.
+SUMS_AT_ONCE = 2**15
 
 
 class Leads:
@@ -43,3 +45,24 @@ class Leads:
     def keep(self, mask: Tensor) -> None:
         """Go on with the images where `mask` [B] is True."""
         self._sums = [sums[mask] for sums in self._sums]
+
+
+def leads_of(sums: Tensor) -> Tensor:
+    """What `Leads.advance` gives at each timestep, float32 [B, T, len(WINDOWS)], from summed logits float32 [B, T, K]."""
+    together = max(1, SUMS_AT_ONCE // max(1, sums[0].numel())) if len(sums) else 1
+    return torch.cat([_leads_of(part) for part in sums.split(together)])
+
+
+def _leads_of(sums: Tensor) -> Tensor:
+    timesteps = sums.shape[1]
+    answer = sums.argmax(-1, keepdim=True)
+    present = sums.double()
+    leads = []
+    for window in WINDOWS:
+        gained = present.clone()
+        gained[:, window:] -= present[:, :-window]
+        own = gained.gather(-1, answer)[..., 0]
+        others = gained.scatter_(-1, answer, -torch.inf).amax(-1)
+        steps = torch.arange(1, timesteps + 1, dtype=torch.float64, device=sums.device).clamp_(max=window)
+        leads.append((own - others) / steps)
+    return torch.stack(leads, -1).float()

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from dynconf.batch_limit import BatchLimit, is_out_of_memory
-from dynconf.evidence import SCALES, RunningSum, statistics_of
-from dynconf.leads import Leads
+from dynconf.evidence import SCALES, RunningSum
+from dynconf.over_time import statistics_over_time
 from dynconf.recording import (
     HEADER,
     LOGIT_BUDGET,
@@ -35,7 +35,9 @@ class StepwiseNetwork(Protocol):
 
     If it also has `site_spikes` (int64 [B, L], the `spikes` of the last timestep layer by layer) and `sites` (L objects with a
     `name`), the recording has spikes per layer. `macs_once` and `macs_per_timestep` (int, per image) are recorded if they
-    are there. `counts_spikes = False` or `counts_synops = False` says that zeros stand where nobody counted.
+    are there. `batch_size_for(images)` (int) says how many of these images are best simulated together, if not all of them, and
+    `steps(count)` gives the logits of several timesteps faster than as many calls of `step`, the other attributes being those
+    of each timestep in turn. `counts_spikes = False` or `counts_synops = False` says that zeros stand where nobody counted.
     """
 
     prelude_steps: int
@@ -323,33 +325,56 @@ def simulate(
 
     Spikes per layer, if the network has them, are those of every image: `site_spikes` int32 [B, T, L].
     """
-    network.begin(images)
-    columns: dict[str, list[Tensor]] = {}
-    prelude = {"prelude_spikes": network.spikes.clone(), "prelude_synops": network.synops.clone()}
-    running, leads = RunningSum(), Leads()
-    labels_there = labels.to(images.device).long()
-    num_classes = 0
-    for _ in range(timesteps):
-        total = running.add(network.step())
-        num_classes = total.shape[-1]
-        as_logits = keep == "logits" or (keep == "auto" and timesteps * num_classes <= LOGIT_BUDGET)
-        if as_logits:
-            step = {"logits": total}
-        else:
-            step = {**statistics_of(total, scales), "leads": leads.advance(total)}
-        step |= {
-            "label_logits": total.gather(1, labels_there[:, None])[:, 0],
-            "spikes": network.spikes,
-            "synops": network.synops,
-        }
-        by_site = getattr(network, "site_spikes", None)
-        if by_site is not None:
-            step["site_spikes"] = by_site.int()  # every image's own until a shard is cut: half the memory
-        for name, value in step.items():
-            columns.setdefault(name, []).append(value)
-    stacked = {name: torch.stack(values, 1).cpu() for name, values in columns.items()}
-    whole = {"labels": labels_there.cpu(), **{name: value.cpu() for name, value in prelude.items()}}
-    return {**whole, **stacked}, num_classes
+    size = getattr(network, "batch_size_for", len)(images)
+    parts = [_Trace.of(network, part, timesteps) for part in images.split(max(1, size))]
+    arrays, sums = _Trace.joined(parts)
+    num_classes = sums.shape[-1]
+    as_logits = keep == "logits" or (keep == "auto" and timesteps * num_classes <= LOGIT_BUDGET)
+    labels_there = labels.to(sums.device).long()
+    arrays |= {"logits": sums} if as_logits else statistics_over_time(sums, scales)
+    arrays |= {
+        "labels": labels_there,
+        "label_logits": sums.gather(2, labels_there[:, None, None].expand(-1, timesteps, 1))[..., 0],
+    }
+    return {name: value.cpu() for name, value in arrays.items()}, num_classes
+
+
+@dataclass(frozen=True)
+class _Trace:
+    """What some images made the network do. `sums` float32 [B, T, K] are of its logits; the rest are arrays of a recording."""
+
+    sums: Tensor
+    counts: dict[str, Tensor]
+
+    @classmethod
+    def of(cls, network: StepwiseNetwork, images: Tensor, timesteps: int) -> _Trace:
+        """Simulate these images together."""
+        network.begin(images)
+        prelude = {"prelude_spikes": network.spikes.clone(), "prelude_synops": network.synops.clone()}
+        running = RunningSum()
+        sums: list[Tensor] = []
+        columns: dict[str, list[Tensor]] = {}
+        for logits in _timesteps(network, timesteps):
+            sums.append(running.add(logits))
+            step = {"spikes": network.spikes, "synops": network.synops}
+            by_site = getattr(network, "site_spikes", None)
+            if by_site is not None:
+                step["site_spikes"] = by_site.int()  # every image's own until a shard is cut: half the memory
+            for name, value in step.items():
+                columns.setdefault(name, []).append(value)
+        return cls(torch.stack(sums, 1), prelude | {name: torch.stack(values, 1) for name, values in columns.items()})
+
+    @staticmethod
+    def joined(parts: Sequence[_Trace]) -> tuple[dict[str, Tensor], Tensor]:
+        """The counts and the sums of consecutive images."""
+        counts = {name: torch.cat([part.counts[name] for part in parts]) for name in parts[0].counts}
+        return counts, torch.cat([part.sums for part in parts])
+
+
+def _timesteps(network: StepwiseNetwork, count: int) -> Iterator[Tensor]:
+    """The logits of so many timesteps."""
+    steps = getattr(network, "steps", None)
+    return steps(count) if steps is not None else (network.step() for _ in range(count))
 
 
 def _in_shards(parts: Iterator[_Part], size: int, by_site: bool) -> Iterator[Recording]:

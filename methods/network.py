@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +12,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from methods.accounting import Accounting, AnalogLayer, Signal, Site, signals
+from methods.ahead import Ahead
 from methods.layerwise import AtNeurons, simulate_layerwise
 from methods.neurons import SpikingNeuron, Stateful
+from methods.packed import PackedLayers, expect_silence, place_twins
 from methods.pooling import CurrentMaxPool, SpikeMaxPool
 from methods.replaying import Replaying, plain, replays
 from methods.rewrite import without_shifts
@@ -19,9 +23,14 @@ from methods.schedule import Phase, Schedule
 from methods.tally import SpikeTally
 from methods.tracing import module_of
 
-# Convolutions of a single float32 image take another code path on CPUs and round differently, so that spikes flip. A lone
-# image is therefore computed in duplicate there: its answer must not depend on its company.
+# Convolutions of a single float32 image may take another code path on CPUs and round differently, so that spikes flip. Where
+# they are not packed, a lone image is therefore computed in duplicate: its answer must not depend on its company.
 SMALLEST_BATCH = 2
+# On a CPU more images at a time than this gain nothing, and their states do not stay in the cache.
+IMAGES_AT_ONCE = 32
+# Rows of several timesteps at once: what a layer's spikes may take, and how few rows make convolutions slower in any case.
+CACHE_BYTES = 2**21
+ENOUGH_ROWS = 8
 
 
 @dataclass(frozen=True)
@@ -46,7 +55,8 @@ class _Batch:
 
     `currents` are the stem's [R, ...]; a lone image may be computed in duplicate, so that there are more rows R than images
     B. `site_spikes` float64 [L, B] and `synops` float64 [B] are those of the last timestep. `ages` int64 [B], on the CPU, are
-    the timesteps since the prelude; known only where a schedule asks for them.
+    the timesteps since the prelude; known only where a schedule asks for them. `packed`: see `PackedLayers`. `unshown`
+    timesteps have been computed of which nobody has seen anything yet.
     """
 
     count: int
@@ -55,10 +65,12 @@ class _Batch:
     site_spikes: Tensor
     synops: Tensor
     ages: Tensor | None
+    packed: bool
+    unshown: int = 0
 
     def rows(self, images: Tensor) -> Tensor:
         """The rows to compute for these images (int64 indices): as many, or a lone one several times."""
-        rounds_alone = images.device.type == "cpu" and self.dtype != torch.float64
+        rounds_alone = images.device.type == "cpu" and self.dtype != torch.float64 and not self.packed
         alone = rounds_alone and 0 < len(images) < SMALLEST_BATCH
         return images[:1].expand(SMALLEST_BATCH) if alone else images
 
@@ -91,9 +103,15 @@ class SpikingNetwork(nn.Module):
         self.streaming_prelude_steps = prelude_steps
         self.schedule = schedule or Schedule()
         self._prelude = prelude
+        place_twins(graph)
         self._graph = graph
         self._before, self._body = split_constant_part(graph)
         self._settling = without_shifts(self._body) if self.schedule.drive is not None else None
+        if self._settling is not None:
+            expect_silence(self._settling)
+        bodies = {Phase.DRIVEN: self._body, Phase.SETTLING: self._settling}
+        self._ahead = nn.ModuleDict({phase.name: Ahead(body) for phase, body in bodies.items() if body is not None})
+        self._layers = PackedLayers(self._before, self._body, *([self._settling] if self._settling else []))
         called = [(str(node.target), module_of(graph, node)) for node in graph.graph.nodes]
         self._stateful = [module for _, module in called if isinstance(module, Stateful)]
         self._neurons = {name: module for name, module in called if isinstance(module, SpikingNeuron)}
@@ -145,6 +163,9 @@ class SpikingNetwork(nn.Module):
         self._batch = None
         self._reset()
         count, device = len(images), images.device
+        packed = self._layers.activate(images)
+        if packed:
+            images = images.contiguous(memory_format=torch.channels_last)
         silence = torch.zeros(len(self._neurons), count, dtype=torch.float64, device=device)
         batch = _Batch(
             count,
@@ -153,6 +174,7 @@ class SpikingNetwork(nn.Module):
             site_spikes=silence,
             synops=silence.new_zeros(count),
             ages=None if self.schedule.drive is None else torch.zeros(count, dtype=torch.long),
+            packed=packed,
         )
         batch.currents = self._before(images[batch.rows(torch.arange(count, device=device))])
         self._batch = batch
@@ -171,10 +193,18 @@ class SpikingNetwork(nn.Module):
             raise RuntimeError("call begin(images) first")
         return self._batch
 
+    @property
+    def _at_rest(self) -> _Batch:
+        """The batch, if its neurons are not ahead of what has been shown of it."""
+        batch = self._begun
+        if batch.unshown:
+            raise RuntimeError(f"{batch.unshown} timesteps of steps() are left to be taken")
+        return batch
+
     @torch.no_grad()
     def step(self) -> Tensor:
         """One timestep: this timestep's logits [B, K]. Raises RuntimeError before `begin`."""
-        batch = self._begun
+        batch = self._at_rest
         phase = Phase.DRIVEN
         if batch.ages is not None:
             batch.ages += 1
@@ -186,6 +216,52 @@ class SpikingNetwork(nn.Module):
         batch.site_spikes, batch.synops = site_spikes[:, : batch.count], synops[: batch.count]
         return logits[: batch.count]
 
+    def batch_size_for(self, images: Tensor) -> int:
+        """How many of these images [B, ...] are simulated fastest at a time: few on a CPU, elsewhere all of them."""
+        return min(len(images), IMAGES_AT_ONCE) if self._layers.serve(images) else len(images)
+
+    def _steps_at_once(self, images: int) -> int:
+        """How many timesteps of so many images may be computed at once."""
+        largest = max(math.prod(site.shape) for site in self.sites)
+        return max(1, max(ENOUGH_ROWS, CACHE_BYTES // (4 * largest)) // max(1, images))
+
+    @torch.no_grad()
+    def steps(self, count: int) -> Iterator[Tensor]:
+        """The logits [B, K] of the next `count` timesteps, as so many calls of `step` give them; faster where B is small.
+
+        After each, `spikes`, `synops` and `site_spikes` are those of that timestep, but neurons may be some timesteps ahead:
+        the network must go through all of them, or begin anew, before anything else is done with it.
+        """
+        while count:
+            batch = self._at_rest
+            phase, ahead = self._next_phase(batch, min(count, self._steps_at_once(batch.count)))
+            count -= max(1, ahead)
+            if not ahead:
+                yield self.step()
+                continue
+            logits, site_spikes, synops = self._ahead[phase.name](self._inputs(phase, batch.currents), ahead)
+            self._classes = logits.shape[1]
+            if batch.ages is not None:
+                batch.ages += ahead
+            batch.unshown = ahead
+            for own, *counted in zip(
+                logits.chunk(ahead), site_spikes.chunk(ahead, 1), synops.chunk(ahead), strict=True
+            ):
+                batch.site_spikes, batch.synops = counted
+                batch.unshown -= 1
+                yield own
+
+    def _next_phase(self, batch: _Batch, most: int) -> tuple[Phase, int]:
+        """The phase of the next timesteps, and for how many of them it can be computed at once; 0: for none."""
+        if not batch.packed or not batch.count:
+            return Phase.DRIVEN, 0
+        if batch.ages is None:
+            return Phase.DRIVEN, most
+        found = [self.schedule.phases(batch.ages + step) for step in range(1, most + 1)]
+        same = list(itertools.takewhile(lambda phases: phases.keys() == found[0].keys(), found))
+        alone = len(found) > 0 and len(found[0]) == 1 and Phase.FROZEN not in found[0]
+        return (next(iter(found[0])), len(same)) if alone else (Phase.DRIVEN, 0)
+
     def _simulate(
         self, phase: Phase, currents: tuple[Tensor, ...]
     ) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, ...]]:
@@ -193,13 +269,15 @@ class SpikingNetwork(nn.Module):
         if phase is Phase.FROZEN:
             silence = currents[0].new_zeros(len(self._neurons), len(currents[0]), dtype=torch.float64)
             return currents[0].new_zeros(len(currents[0]), self._classes), silence, silence.sum(0), currents
+        if self._begun.packed:
+            logits, site_spikes, synops = self._ahead[phase.name](self._inputs(phase, currents), 1)
+            self._classes = logits.shape[1]
+            return logits, site_spikes, synops, currents
         body = self._body if phase is Phase.DRIVEN else self._settling
         assert body is not None
 
         def timestep(currents: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            if phase is not Phase.DRIVEN:
-                currents = tuple(current.new_zeros(()).expand_as(current) for current in currents)
-            logits: Tensor = body(*currents)
+            logits: Tensor = body(*self._inputs(phase, currents))
             counts = [neuron.counts for neuron in self._neurons.values() if neuron.counts is not None]
             return (
                 logits,
@@ -207,11 +285,16 @@ class SpikingNetwork(nn.Module):
                 torch.stack([synops for _, synops in counts]).double().sum(0),
             )
 
-        replayed = self._replaying is not None and replays(currents[0].device)
-        run = self._replaying if replayed and self._replaying is not None else plain
+        run = self._replaying if self._replaying is not None and replays(currents[0].device) else plain
         (logits, site_spikes, synops), currents = run(phase, currents, timestep)
         self._classes = logits.shape[1]
         return logits, site_spikes, synops, currents
+
+    def _inputs(self, phase: Phase, currents: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """What the network is fed with in a phase."""
+        if phase is Phase.DRIVEN:
+            return currents
+        return tuple(current.new_zeros(()).expand_as(current) for current in currents)
 
     def _step_by_phase(self, batch: _Batch, phases: dict[Phase, Tensor]) -> Tensor:
         """One timestep of images that are in different phases of the schedule, one phase after the other.
@@ -277,13 +360,14 @@ class SpikingNetwork(nn.Module):
     def simulate_layers(self, images: Tensor, steps: int, at_neurons: AtNeurons) -> None:
         """Simulate `images` layer after layer, to calibrate neurons on them; all per-image state is forgotten again."""
         self._reset()
+        self._layers.activate(None)
         simulate_layerwise(self._body, self._before(images), steps, at_neurons)
         self._reset()
 
     @torch.no_grad()
     def keep(self, mask: Tensor) -> None:
         """Go on with the images where `mask` [B] (bool) is True, as if the others had never been there."""
-        batch = self._begun
+        batch = self._at_rest
         kept = torch.nonzero(mask)[:, 0]
         rows = batch.rows(kept)
         batch.count = len(kept)
@@ -302,7 +386,7 @@ class SpikingNetwork(nn.Module):
         goes on as if nothing had happened. At these places `spikes` and `synops` are then the prelude's. Raises RuntimeError
         before `begin`, ValueError for images of another shape or precision than the batch's, or of another number than places.
         """
-        batch = self._begun
+        batch = self._at_rest
         if len(places) != len(images):
             raise ValueError(f"{len(images)} images for {len(places)} places")
         if images.shape[1:] != self._image_shape or images.dtype != batch.dtype:

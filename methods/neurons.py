@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -224,14 +225,32 @@ class IFNeuron(ThresholdNeuron):
 
     def fire(self, current: Tensor) -> Tensor:
         membrane = self.charge(current)
+        level = self.level(membrane)
         # Comparing into a float tensor saves the pass that would turn booleans into numbers.
-        threshold = self.level(membrane)
-        spikes = torch.ge(membrane, threshold, out=torch.empty_like(membrane))
-        if isinstance(threshold, Tensor):
-            membrane.addcmul_(spikes, threshold, value=-1)
-        else:
-            membrane.sub_(spikes, alpha=threshold)
+        spikes = torch.ge(membrane, level, out=torch.empty_like(membrane))
+        _subtract(membrane, spikes, level)
         return spikes
+
+    def fire_each(self, currents: Sequence[Tensor], spikes: Sequence[Tensor]) -> None:
+        """`fire` timestep after timestep, into `spikes`: tensors in the dtype of the membrane, which may be the currents."""
+        membrane = self.charge(currents[0])
+        level = self.level(membrane)
+        # A number would be made a tensor at every comparison.
+        bar = membrane.new_tensor(level) if len(currents) > 1 and not isinstance(level, Tensor) else level
+        plain = type(self).charge is ThresholdNeuron.charge
+        for timestep, (current, own) in enumerate(zip(currents, spikes, strict=True)):
+            if timestep:
+                membrane = membrane.add_(current) if plain else self.charge(current)
+            torch.ge(membrane, bar, out=own)
+            _subtract(membrane, own, level)
+
+
+def _subtract(membrane: Tensor, spikes: Tensor, level: float | Tensor) -> None:
+    """The soft reset."""
+    if isinstance(level, Tensor):
+        membrane.addcmul_(spikes, level, value=-1)
+    else:
+        membrane.sub_(spikes, alpha=level)
 
 
 def tolerance_of(membrane: Tensor) -> float:
@@ -289,12 +308,13 @@ class SignedIFNeuron(ThresholdNeuron):
     def fire(self, current: Tensor) -> Tensor:
         membrane, count = self.charge(current), self.standing()
         threshold, slack = self.level(membrane), firing_slack_of(membrane)
-        up = membrane >= threshold * (1.0 - slack)
+        # Numbers throughout, as in `IFNeuron`: spikes are 1 for those that go up, less 1 for those that come down.
+        spikes = torch.ge(membrane, threshold * (1.0 - slack), out=torch.empty_like(membrane))
         if self.levels is not None:
-            up &= count < self.levels - 0.5
-        down = (membrane < threshold * self._floor(slack)) & (count > 0.5)
-        spikes = up.to(membrane.dtype).sub_(down.to(membrane.dtype))
-        membrane.sub_(spikes * threshold)
+            spikes.mul_(torch.lt(count, self.levels - 0.5, out=torch.empty_like(membrane)))
+        down = torch.lt(membrane, threshold * self._floor(slack), out=torch.empty_like(membrane))
+        spikes.sub_(down.mul_(torch.gt(count, 0.5, out=torch.empty_like(membrane))))
+        _subtract(membrane, spikes, threshold)
         count.add_(spikes)
         return spikes
 

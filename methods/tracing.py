@@ -282,7 +282,7 @@ def describe(graph: fx.GraphModule, node: fx.Node) -> str:
     """A node in words, for error messages."""
     module = module_of(graph, node)
     if module is not None:
-        return f"{type(module).__name__} {str(node.target)!r}"
+        return f"{module._get_name()} {str(node.target)!r}"
     return f"{getattr(node.target, '__name__', node.target)} ({node.name})"
 
 

@@ -8,7 +8,17 @@ import pytest
 import torch
 from recordings import drift
 
-from dynconf.evidence import SCALES, LogitEvidence, RunningSum, StatisticEvidence, statistics_of
+from dynconf.evidence import (
+    SCALES,
+    LogitEvidence,
+    RunningSum,
+    StatisticEvidence,
+    expected_logit,
+    log_sum_exp,
+    statistics_of,
+)
+from dynconf.leads import Leads
+from dynconf.over_time import statistics_over_time
 
 
 def test_sum_convention():
@@ -62,3 +72,18 @@ def test_running_sum_is_accumulated_in_float64():
         total = running.add(torch.tensor([[1.0]]))  # each 1 alone would be lost in float32
     assert total.dtype == torch.float32
     assert total.item() == 2.0**24 + 4
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 2), (1, 8, 10), (5, 7, 3), (70, 9, 10), (3, 12, 1000), (0, 4, 10)])
+def test_all_timesteps_at_once_give_the_bits_of_each_one_alone(shape):
+    sums = torch.randn(shape, generator=torch.Generator().manual_seed(0)).mul_(3).cumsum(1)
+    sums[..., 0] = sums[..., -1]  # a tie now and then
+    together, leads = statistics_over_time(sums, SCALES), Leads()
+    for timestep in range(shape[1]):
+        total = sums[:, timestep].contiguous()
+        assert torch.equal(together["leads"][:, timestep], leads.advance(total))
+        assert torch.equal(together["prediction"][:, timestep], total.argmax(-1).int())
+        assert torch.equal(together["top"][:, timestep], total.topk(min(5, shape[2])).values)
+        for position, scale in enumerate(SCALES):
+            for name, plain in (("log_sum_exp", log_sum_exp), ("expected_logit", expected_logit)):
+                assert torch.equal(together[name][:, timestep, position], plain(total, scale)), name

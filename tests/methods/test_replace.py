@@ -184,7 +184,9 @@ def test_lone_images_in_float32_round_like_in_company():
     assert last_timestep_equals(0, 5)
 
 
-def test_phases_of_one_image_in_float32_round_like_in_company():
+@pytest.mark.parametrize(("packed", "computed"), [(True, 1), (False, 2)])
+def test_phases_of_one_image_in_float32_round_like_in_company(packed, computed, monkeypatch):
+    monkeypatch.setattr(torch._C, "_get_mkldnn_enabled", lambda: packed)
     method = QFFS(levels=4)
     network = method.convert(prepared(method, torch.nn.Sequential(*conv_layers()), top=0.5))
     images = torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(1))
@@ -193,13 +195,16 @@ def test_phases_of_one_image_in_float32_round_like_in_company():
     for _ in range(5):
         network.step()
     rows = []
-    network._body.register_forward_pre_hook(lambda module, inputs: rows.append(len(inputs[0])))
+    neuron = next(iter(network.neurons.values()))
+    charge = neuron.charge
+    monkeypatch.setattr(neuron, "charge", lambda current: rows.append(len(current)) or charge(current))
     network.replace(torch.tensor([1]), images[5:])
     for step in range(4):
         found = network.step()
-        assert torch.allclose(found[1], logits[step, 5], rtol=1e-5, atol=1e-6)
+        assert torch.equal(found[1], logits[step, 5])
         assert int(network.spikes[1]) == int(spikes[step, 5])
-    assert rows == [2] * 4
+    # Of each timestep the fresh image first, in its own phase, then the four that settle.
+    assert rows == [computed, 4] * 4
 
 
 def conv_layers():

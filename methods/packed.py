@@ -1,0 +1,200 @@
+"""Synapses for simulation on a CPU: images in channels_last, weights of convolutions packed for the kernel once.
+
+PyTorch reorders the weights of a convolution for oneDNN's kernels at every call, and hands a single small image to another
+kernel, which rounds differently, so that spikes flip. Asked directly with weights that are reordered already, oneDNN
+computes each image as it does in any other company.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, fx, nn
+
+from methods.tracing import CONVOLUTIONS, module_of
+
+# A single row goes to another kernel (matrix times vector) than several do, up to three rows of wide layers likewise.
+SMALLEST_MATRIX = 4
+
+
+class PackedConvolution(nn.Conv2d):
+    """A convolution with the parameters of another, which computes like that one until it is `active`.
+
+    Active, it takes float32 [B, C, H, W] on the CPU and gives channels_last; where gradients are asked for, or for another
+    type, it still computes as ever. The packed weights are kept
+    until the weights are moved or changed in place; copies of this module make their own. One that `expects_silence` looks
+    for images of zeros first, which need no computing where there is no bias.
+    """
+
+    active: bool
+    expects_silence: bool
+    _packed: Tensor | None
+    _origin: tuple[int, ...]
+
+    @classmethod
+    def sharing(cls, layer: nn.Conv2d) -> PackedConvolution:
+        """A twin of `layer`."""
+        twin = _twin(layer, cls)
+        twin.active, twin.expects_silence, twin._packed, twin._origin = False, False, None, ()
+        return twin
+
+    def _get_name(self) -> str:
+        return "Conv2d"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_packed": None, "_origin": ()}
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[B, C, H, W] to [B, C', H', W']."""
+        if not self.active or not len(input) or input.dtype != torch.float32 or torch.is_grad_enabled():
+            return super().forward(input)
+        if self._packed is None:
+            self._packed = torch.ops.mkldnn._reorder_convolution_weight(
+                self.weight.detach(), self.padding, self.stride, self.dilation, self.groups, list(input.shape)
+            )
+        return self._of_sounding(input) if self.expects_silence and self.bias is None else self._convolved(input)
+
+    def _of_sounding(self, input: Tensor) -> Tensor:
+        """Without a bias images of zeros stay zeros: only the others are computed."""
+        pixels = input.permute(0, 2, 3, 1).flatten(1)
+        sounding = (pixels.amax(1) != 0).logical_or_(pixels.amin(1) != 0)
+        count = int(sounding.sum())
+        if count == len(input):
+            return self._convolved(input)
+        shape = (len(input), *self._shape(input))
+        given = torch.empty(shape, dtype=input.dtype, memory_format=torch.channels_last).zero_()
+        if count:
+            places = sounding.nonzero()[:, 0]
+            given[places] = self._convolved(input[places])
+        return given
+
+    def _shape(self, input: Tensor) -> tuple[int, int, int]:
+        """One image's shape behind this layer."""
+        assert not isinstance(self.padding, str)
+        settings: tuple[Sequence[int], ...] = (
+            input.shape[2:],
+            self.padding,
+            self.dilation,
+            self.kernel_size,
+            self.stride,
+        )
+        height, width = (
+            (size + 2 * pad - dilation * (kernel - 1) - 1) // stride + 1
+            for size, pad, dilation, kernel, stride in zip(*settings, strict=True)
+        )
+        return self.out_channels, height, width
+
+    def _convolved(self, input: Tensor) -> Tensor:
+        return torch.ops.mkldnn._convolution_pointwise(  # type: ignore[no-any-return]
+            input,
+            self._packed,
+            self.bias,
+            self.padding,
+            self.stride,
+            self.dilation,
+            self.groups,
+            "none",
+            [],
+            "",
+        )
+
+    def activate(self, active: bool) -> None:
+        """Compute with packed weights from now on, or like any other convolution."""
+        self.active = active
+        weight = self.weight
+        # Tensors of inference mode do not tell when they are changed.
+        origin = (weight.data_ptr(), weight._version) if active and not weight.is_inference() else ()
+        if not origin or origin != self._origin:
+            self._packed, self._origin = None, origin
+
+
+class RowwiseLinear(nn.Linear):
+    """A linear layer with the parameters of another, which on a CPU gives few float32 rows what they get among many."""
+
+    @classmethod
+    def sharing(cls, layer: nn.Linear) -> RowwiseLinear:
+        """A twin of `layer`."""
+        return _twin(layer, cls)
+
+    def _get_name(self) -> str:
+        return "Linear"
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[B, ..., F] to [B, ..., F']."""
+        rows = len(input)
+        if not 0 < rows < SMALLEST_MATRIX or not input.is_cpu or input.dtype == torch.float64:
+            return super().forward(input)
+        company = input[:1].expand(SMALLEST_MATRIX - rows, *input.shape[1:])
+        return super().forward(torch.cat([input, company]))[:rows]
+
+
+Layer = TypeVar("Layer", bound=nn.Module)
+
+
+def _twin(layer: nn.Module, kind: type[Layer]) -> Layer:
+    twin = copy.copy(layer)
+    # Parameters, hooks and the like are held in dictionaries, which are each module's own.
+    twin.__dict__.update({name: copy.copy(value) for name, value in vars(twin).items() if isinstance(value, dict)})
+    twin.__class__ = kind  # type: ignore[assignment]
+    assert isinstance(twin, kind)
+    return twin
+
+
+def place_twins(graph: fx.GraphModule) -> None:
+    """Put packed convolutions and linear layers in the place of those of `graph`, whose parameters they share."""
+    for path in {str(node.target) for node in graph.graph.nodes if node.op == "call_module"}:
+        layer = graph.get_submodule(path)
+        if type(layer) is nn.Conv2d:
+            graph.add_submodule(path, PackedConvolution.sharing(layer))
+        elif type(layer) is nn.Linear:
+            graph.add_submodule(path, RowwiseLinear.sharing(layer))
+
+
+def expect_silence(graph: fx.GraphModule) -> None:
+    """Let the packed convolutions of `graph` look for images without spikes."""
+    for module in graph.modules():
+        if isinstance(module, PackedConvolution):
+            module.expects_silence = True
+
+
+class PackedLayers:
+    """The convolutions of some graphs, to be used packed where that is possible: float32 images on a CPU with oneDNN."""
+
+    def __init__(self, *graphs: fx.GraphModule):
+        called = [module_of(graph, node) for graph in graphs for node in graph.graph.nodes]
+        layers = [module for module in called if isinstance(module, CONVOLUTIONS)]
+        self._layers = [layer for layer in layers if isinstance(layer, PackedConvolution) and _fits(layer)]
+        self._all_fit = 0 < len(self._layers) == len(layers)
+
+    def activate(self, images: Tensor | None) -> bool:
+        """Whether these images [B, C, H, W] meet packed convolutions alone from now on; None: use none."""
+        active = images is not None and self.serve(images)
+        for layer in self._layers:
+            layer.activate(active)
+        return active
+
+    def serve(self, images: Tensor) -> bool:
+        """Whether `activate` would do it."""
+        return (
+            self._all_fit
+            and images.dim() == 4
+            and images.is_cpu
+            and images.dtype == torch.float32
+            and torch.backends.mkldnn.is_available()
+            and torch._C._get_mkldnn_enabled()
+            and not torch.is_autocast_enabled("cpu")
+            and _has_kernels()
+            and all(layer.weight.is_cpu and layer.weight.dtype == torch.float32 for layer in self._layers)
+        )
+
+
+def _has_kernels() -> bool:
+    """Whether this torch has the operators behind its own compiled convolutions, which are not promised to stay."""
+    return all(hasattr(torch.ops.mkldnn, name) for name in ("_reorder_convolution_weight", "_convolution_pointwise"))
+
+
+def _fits(layer: nn.Conv2d) -> bool:
+    return layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
