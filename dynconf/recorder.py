@@ -374,7 +374,7 @@ class _Trace:
 def _timesteps(network: StepwiseNetwork, count: int) -> Iterator[Tensor]:
     """The logits of so many timesteps."""
     steps = getattr(network, "steps", None)
-    return steps(count) if steps is not None else (network.step() for _ in range(count))
+    return steps(count) if callable(steps) else (network.step() for _ in range(count))
 
 
 def _in_shards(parts: Iterator[_Part], size: int, by_site: bool) -> Iterator[Recording]:

@@ -24,9 +24,9 @@ class PackedConvolution(nn.Conv2d):
     """A convolution with the parameters of another, which computes like that one until it is `active`.
 
     Active, it takes float32 [B, C, H, W] on the CPU and gives channels_last; where gradients are asked for, or for another
-    type, it still computes as ever. The packed weights are kept
-    until the weights are moved or changed in place; copies of this module make their own. One that `expects_silence` looks
-    for images of zeros first, which need no computing where there is no bias.
+    type, it still computes as ever. The packed weights are kept until the weights are moved or changed in place; copies of
+    this module make their own. One that `expects_silence` looks for images of zeros first, which need no computing where
+    there is no bias.
     """
 
     active: bool
