@@ -372,7 +372,7 @@ def test_flags_guarantee_and_measurement_become_footnotes():
     assert rows_of(page)[1]["stopping rule"].endswith("<sup>3</sup>")
     assert "- <sup>1</sup> odd\n" in page
     assert "- <sup>2</sup> Measured with margin on cpu, batch size 1: 1.67 times as fast as fixed time" in page
-    assert " (ideal 2.10). 3 of 100 images differ from the replay.\n" in page
+    assert " (ideal 2.10); fixed time 2.00 s, early exit 1.00 s. 3 of 100 images differ from the replay.\n" in page
     assert "- <sup>3</sup> Guarantee: drop at most 0.5% with probability 95%" in page
     assert "<sup>4</sup>" not in page
 

@@ -390,7 +390,8 @@ def test_sizes_that_fit_are_in_the_provenance(slices, collect, tmp_path, monkeyp
 
     monkeypatch.setattr(SpikingNetwork, "begin", limited)
     assert slices("1/1").code == 0
-    assert [count for count in tried if count > 20] == [64, 32]  # once for all shards of both splits
+    # Once for all shards of both splits. On a CPU 64 images are simulated 32 at a time, so half of them are not fewer.
+    assert [count for count in tried if count > 20] == [32, 32]
     (record,) = json.loads(collect("--json").out)
     assert (record["provenance"]["batch_size"], record["provenance"]["oom_halvings"]) == (16, 2)
 
