@@ -25,8 +25,12 @@ def leaky_network(source: SourceNetwork) -> Callable[[Tensor, int], Tensor]:
     except ImportError as error:
         raise NotAvailable("not installed") from error
 
+    dtype = next(source.network.parameters()).dtype
+
     def make(threshold: float) -> nn.Module:
-        return _HalfCharged(Leaky(1.0, threshold=threshold, reset_mechanism="subtract", spike_grad=_reached), threshold)
+        # A plain number would be rounded to float32 there, also for a network in float64.
+        level = torch.tensor(threshold, dtype=dtype)
+        return _HalfCharged(Leaky(1.0, threshold=level, reset_mechanism="subtract", spike_grad=_reached), threshold)
 
     before, body = with_neurons(source.network, make)
     body.to(next(body.parameters()).device)  # the neurons' own constants
