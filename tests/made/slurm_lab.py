@@ -19,7 +19,7 @@ from conftest import ROOT
 LAB = ROOT / "tests" / "cluster" / "lab"
 INSTALL = "bash tests/cluster/lab/install.sh"
 
-# A method `slow` that waits before each batch: {pause} is an expression, in seconds.
+# A method `slow` that waits before each batch, {pause} seconds (an expression) for 64 images.
 SLOW_PLUGIN = """
 import os
 import time
@@ -31,7 +31,7 @@ class Slow(QCFS):
         spiking = super().convert(network, calibration)
         begin = spiking.begin
         def slowly(images):
-            time.sleep({pause})
+            time.sleep({pause} * len(images) / 64)  # a network may be given a batch in parts
             begin(images)
         spiking.begin = slowly
         return spiking
