@@ -32,10 +32,17 @@ def plain_network(quantised: nn.Module) -> fx.GraphModule | None:
 
 
 @torch.no_grad()
-def measure(network: SpikingNetwork, policy: Policy, loader: Loader, test: Recording, quantised: nn.Module) -> Measured:
+def measure(
+    network: SpikingNetwork,
+    policy: Policy,
+    loader: Loader,
+    test: Recording,
+    quantised: nn.Module,
+    git_sha: str | None = None,
+) -> Measured:
     """Time all passes over the images of `loader`, the first ones of the recording; loading them is in none.
 
-    Each is run on a batch before, so that no first time is in it.
+    Each is run on a batch before, so that no first time is in it. `git_sha` is the commit that this runs from.
     """
     timesteps, device = test.timesteps, loader.device
     test = test.take(torch.arange(len(loader.images)))
@@ -43,14 +50,14 @@ def measure(network: SpikingNetwork, policy: Policy, loader: Loader, test: Recor
     first = next(iter(loader(0)))[0]
     floor = _floor(quantised, first)
     for _ in range(2):
-        _fixed_time(network, first, timesteps)
+        fixed_time(network, first, timesteps)
         dynamic(first)
         dynamic.stream([first], loader.batch_size)
     static_seconds = dynamic_seconds = floor_seconds = 0.0
     exits, predictions = [], []
     for images, _ in loader(0):
         start = clock(device)
-        _fixed_time(network, images, timesteps)
+        fixed_time(network, images, timesteps)
         middle = clock(device)
         answers = dynamic(images)
         end = clock(device)
@@ -85,6 +92,7 @@ def measure(network: SpikingNetwork, policy: Policy, loader: Loader, test: Recor
         differing_images=int(differing.sum()),
         stream_seconds=stream_seconds,
         floor_seconds=None if floor is None else floor_seconds,
+        git_sha=git_sha,
     )
 
 
@@ -106,12 +114,13 @@ class _Untimed:
             yield batch[0]
 
 
-def _fixed_time(network: SpikingNetwork, images: Tensor, timesteps: int) -> None:
+def fixed_time(network: SpikingNetwork, images: Tensor, timesteps: int) -> Tensor:
+    """The answers int64 [B] after all timesteps, as fast as they are to be had: early exit is to be compared with that."""
     network.begin(images)
     running = RunningSum()
-    for _ in range(timesteps):
-        total = running.add(network.step())
-    total.argmax(1)
+    for logits in network.steps(timesteps):
+        total = running.add(logits)
+    return total.argmax(1)
 
 
 def _forward_passes(network: nn.Module, layout: torch.memory_format, images: Tensor, timesteps: int) -> None:

@@ -203,7 +203,8 @@ class Measured(Frozen):
 
     In `dynamic_seconds` images leave a batch that shrinks, in `stream_seconds` fresh ones take their places; `floor_seconds`
     are T forward passes of the network with ReLU, batch norms folded. `differing_images`: how many left the running network at
-    another time or with another answer than in the replay.
+    another time or with another answer than in the replay. `git_sha`: the commit that measured, which may be a later one than
+    the record's.
     """
 
     static_seconds: float
@@ -217,6 +218,7 @@ class Measured(Frozen):
     differing_images: int
     stream_seconds: float | None = None
     floor_seconds: float | None = None
+    git_sha: str | None = None
 
 
 class Reported(Frozen):
@@ -277,7 +279,7 @@ class ResultRecord(Frozen):
 
     @property
     def clock(self) -> tuple[Measured, ...]:
-        """All that was measured on the clock, one for each batch size."""
+        """All that was measured on the clock, one for each device and batch size."""
         return () if self.measured is None else (self.measured, *self.measured_also)
 
     @field_validator("schema_version", mode="before")

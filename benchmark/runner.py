@@ -241,9 +241,9 @@ def _sizes(work: _Work) -> tuple[int, ...]:
 
 
 def _unmeasured(work: _Work, stored: ResultRecord) -> tuple[int, ...]:
-    """Those of them that a record lacks."""
-    there = {each.batch_size for each in stored.clock}
-    return tuple(size for size in _sizes(work) if size not in there)
+    """Those of them that a record lacks on this device."""
+    there = {(each.batch_size, each.device) for each in stored.clock}
+    return tuple(size for size in _sizes(work) if (size, device_name(work.device)) not in there)
 
 
 def _with_clock(work: _Work, stored: ResultRecord, reporter: Reporter) -> ResultRecord:
@@ -272,9 +272,10 @@ def _measure(
     loader = work.loader(TEST)
     wanted = work.execution.measure_images
     images = loader.images.first(None if wanted is None else min(wanted, len(loader.images)))
+    sha = work.code["git_sha"]
     with work.phases("measure"):
         return tuple(
-            measure(network, policy, dataclasses.replace(loader, images=images, batch_size=size), test, quantised)
+            measure(network, policy, dataclasses.replace(loader, images=images, batch_size=size), test, quantised, sha)
             for size in sizes
         )
 

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmark.records import EqualFixed, Estimate, Latency, Measured, PolicyResult, ResultRecord, Static
+from benchmark.records import EqualFixed, Estimate, Latency, PolicyResult, ResultRecord, Static
 from leaderboard import markdown, numerals
+from leaderboard.clock import on_the_clock
 from leaderboard.ranking import fastest_first, ranks
 from leaderboard.table import Table
 
@@ -53,7 +54,7 @@ class Footnotes:
 
     def mark_record(self, record: ResultRecord) -> str:
         """The superscripts for all that is unusual about a record, and for how its weights were trained."""
-        remarks = [*record.flags, *map(_measured, record.clock)]
+        remarks = [*record.flags, *map(on_the_clock, record.clock)]
         marks = [self.mark(remark) for remark in remarks]
         if record.ann and record.ann.training:
             marks.append(self.mark_training(record.ann.training))
@@ -184,18 +185,6 @@ def energy(presets: Mapping[str, float]) -> str:
     """The INT8 preset; an older record may lack it."""
     int8 = [value for name, value in sorted(presets.items()) if "int8" in name.casefold()]
     return numerals.energy(int8[0]) if int8 else ABSENT
-
-
-def _measured(measured: Measured) -> str:
-    speedup, ideal = numerals.rounded(measured.speedup), numerals.rounded(measured.ideal_speedup)
-    floor = measured.floor_seconds
-    passes = "" if floor is None else f", as many forward passes {numerals.rounded(floor)} s"
-    return (
-        f"Measured with {measured.policy} on {measured.device}, batch size {measured.batch_size}: {speedup} times as "
-        f"fast as fixed time (ideal {ideal}); fixed time {numerals.rounded(measured.static_seconds)} s, early exit "
-        f"{numerals.rounded(measured.dynamic_seconds)} s{passes}. {measured.differing_images} of {measured.images} images "
-        "differ from the replay."
-    )
 
 
 def _reported(record: ResultRecord) -> str:

@@ -254,6 +254,7 @@ def record_document() -> dict[str, Any]:
             "differing_images": 0,
             "stream_seconds": 1.25,
             "floor_seconds": 1.75,
+            "git_sha": "e" * 40,
         },
         "measured_also": [
             {
@@ -268,6 +269,7 @@ def record_document() -> dict[str, Any]:
                 "differing_images": 0,
                 "stream_seconds": 0.6,
                 "floor_seconds": 1.9,
+                "git_sha": "f" * 40,
             },
         ],
         "reported": {"accuracy": 0.9, "latency": 8.0, "source": "a paper, table 1"},

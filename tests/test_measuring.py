@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmark.backbones.small_cnn import small_cnn
-from benchmark.measuring import plain_network
+from benchmark.measuring import fixed_time, plain_network
 from methods.qcfs import QCFS
 
 QUICK = ("--limit", "40", "--timesteps", "4")
@@ -40,12 +40,38 @@ def test_a_finished_record_gets_the_batch_sizes_that_it_lacks_and_nothing_else(t
     assert more["measured"] == some["measured"]
     for each in (more["measured"], *more["measured_also"]):
         assert each["images"] == 10 and each["differing_images"] == 0
+        assert each["git_sha"] == plain["provenance"]["git_sha"]
         assert min(each["static_seconds"], each["dynamic_seconds"], each["stream_seconds"], each["floor_seconds"]) > 0
     for record in (some, more):
         assert {**record, "measured": None, "measured_also": []} == plain
     shown = call("run", *QUICK, "--results", tmp_path, *measured, "--measure-batch-size", "1")
     assert "was in the store already" in shown.err
     assert shown.out.count("on the clock (batch") == 2 and "as many forward passes" in shown.out
+
+
+def test_another_device_is_timed_too(tmp_path, call, monkeypatch):
+    first = call("run", *QUICK, "--results", tmp_path, "--measure", "--json")
+    monkeypatch.setattr("benchmark.runner.device_name", lambda device: "another")
+    monkeypatch.setattr("benchmark.measuring.device_name", lambda device: "another")
+    second = json.loads(call("run", *QUICK, "--results", tmp_path, "--measure", "--json").out)
+    assert second["measured"] == json.loads(first.out)["measured"]
+    assert [each["device"] for each in second["measured_also"]] == ["another"]
+
+
+def test_fixed_time_is_compared_at_its_fastest(monkeypatch):
+    """One image: several timesteps at once are faster than one after the other, which must not flatter early exit."""
+    torch.manual_seed(0)
+    network = QCFS().convert(QCFS().prepare(small_cnn()).eval())
+    images = torch.rand(1, 1, 8, 8)
+    calls = []
+    ahead = type(network)._steps_at_once
+    monkeypatch.setattr(
+        type(network), "_steps_at_once", lambda self, count: calls.append(ahead(self, count)) or calls[-1]
+    )
+    answers = fixed_time(network, images, 16)
+    assert max(calls) > 1
+    network.begin(images)
+    assert torch.equal(answers, torch.stack([network.step().double() for _ in range(16)]).sum(0).float().argmax(1))
 
 
 @pytest.mark.parametrize("option", ["--measure-batch-size", "--measure-images"])

@@ -16,13 +16,13 @@ from torch import Tensor
 from benchmark import backbones, registry
 from benchmark.bench.timing import interleaved
 from benchmark.loading import Loader
+from benchmark.measuring import fixed_time
 from benchmark.numerics import choose_device, numerics
 from benchmark.preparation import build_network, prepare
 from benchmark.provenance import device_name
 from benchmark.spec import Cell
 from benchmark.store import ResultStore
 from benchmark.training.thresholds import initialise_thresholds
-from dynconf.evidence import RunningSum
 from dynconf.online import REFILL, Answers, DynamicInference
 from dynconf.policies import DynamicConfidence, Policy, RandomExit
 from dynconf.recorder import record
@@ -119,11 +119,7 @@ def _spread(values: list[float], unit: str = "") -> str:
 
 def _fixed_time(network: SpikingNetwork, batches: tuple[Tensor, ...], timesteps: int) -> None:
     for batch in batches:
-        network.begin(batch)
-        running = RunningSum()
-        for _ in range(timesteps):
-            total = running.add(network.step())
-        total.argmax(1).cpu()
+        fixed_time(network, batch, timesteps).cpu()
 
 
 def _shrinking(inference: DynamicInference, batches: tuple[Tensor, ...]) -> None:

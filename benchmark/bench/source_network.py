@@ -10,10 +10,9 @@ from torch import Tensor, fx, nn
 from benchmark import backbones, registry
 from benchmark.backbones import LARGE_IMAGES
 from benchmark.errors import UsageError
+from benchmark.measuring import plain_network
 from benchmark.training.thresholds import initialise_thresholds
 from methods.network import SpikingNetwork
-from methods.rewrite import fold_batch_norms
-from methods.tracing import trace
 
 LEVELS = 4
 PIXELS = {"resnet34": 224, "resnet34-qcfs": 224, "resnet50": 224, "vgg16-bn": 224, "vgg16-qcfs": 224}
@@ -71,6 +70,6 @@ class Model:
         images = self.images(8).to(dtype)
         initialise_thresholds(quantised, images)
         network = method.convert(quantised, images)
-        analog = trace(ann)
-        fold_batch_norms(analog)
+        analog = plain_network(quantised)
+        assert analog is not None
         return SourceNetwork(analog, quantised, network)

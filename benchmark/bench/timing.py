@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 import torch
+
+from benchmark.measuring import clock
 
 
 def interleaved(tasks: dict[str, Callable[[], None]], repeats: int, device: torch.device) -> dict[str, list[float]]:
@@ -18,10 +19,3 @@ def interleaved(tasks: dict[str, Callable[[], None]], repeats: int, device: torc
             if round_number:
                 seconds[name].append(clock(device) - start)
     return seconds
-
-
-def clock(device: torch.device) -> float:
-    """Seconds, once all that was asked of the device is done."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass
 
-from benchmark.records import Measured, Reported, ResultRecord
+from benchmark.records import Reported, ResultRecord
 from leaderboard import numerals
+from leaderboard.clock import on_the_clock
 from leaderboard.table import Table
 
 
@@ -51,24 +52,12 @@ def _of_record(record: ResultRecord) -> list[str]:
                 f"{100 * promise.epsilon:.4g}% with probability {100 * (1 - promise.delta):.4g}% over draws of the "
                 "calibration images."
             )
-    found += map(_measured, record.clock)
+    found += map(on_the_clock, record.clock)
     if record.reported:
         found.append(_reported(record.reported))
     if record.ann and record.ann.training:
         found.append(f"Training record {record.ann.training}.")
     return found
-
-
-def _measured(measured: Measured) -> str:
-    speedup, ideal = numerals.rounded(measured.speedup), numerals.rounded(measured.ideal_speedup)
-    floor = measured.floor_seconds
-    passes = "" if floor is None else f", as many forward passes {numerals.rounded(floor)} s"
-    return (
-        f"Measured with {measured.policy} on {measured.device}, batch size {measured.batch_size}: {speedup} times as "
-        f"fast as fixed time (ideal {ideal}); fixed time {numerals.rounded(measured.static_seconds)} s, early exit "
-        f"{numerals.rounded(measured.dynamic_seconds)} s{passes}. {measured.differing_images} of {measured.images} images "
-        "differ from the replay."
-    )
 
 
 def _reported(claim: Reported) -> str:

@@ -83,6 +83,15 @@ def test_a_replayed_network_is_the_same_to_the_last_bit(method, tiny, recorder, 
     assert recorder.recorded <= MOST_GRAPHS
 
 
+def test_what_a_replay_gave_stays_as_it_was(recorder):
+    network = converted(QCFS())
+    network.begin(random_images(3))
+    given = [(logits, logits.clone()) for logits in (network.step() for _ in range(20))]
+    assert recorder.replayed > 5
+    assert all(torch.equal(logits, before) for logits, before in given)
+    assert not torch.equal(given[-1][0], given[-2][0])
+
+
 def test_the_methods_of_the_paper_are_replayed(recorder):
     replayed = {method.name for method in METHODS if converted(method)._replaying is not None}
     assert {"qcfs", "srp", "cos", "qffs"} <= replayed
