@@ -21,9 +21,9 @@ TIMESTEPS = 6
 def neurons() -> dict[str, ThresholdNeuron]:
     """One of each kind that the kernel knows."""
     return {
-        "if": IFNeuron(0.7),
+        "if": IFNeuron(0.75),
         "if, other start": IFNeuron(1.0, initial=0.25),
-        "masked": MaskedIFNeuron(0.7),
+        "masked": MaskedIFNeuron(0.75),
         "shifted": ShiftedIFNeuron(0.7),
         "signed": SignedIFNeuron(0.7, levels=3),
         "signed, open": SignedIFNeuron(1.3, levels=None, floor=0.5, at_floor=True),
@@ -52,8 +52,8 @@ def compare(name: str, shape: tuple[int, ...], layout: torch.memory_format, devi
         if isinstance(neuron, ShiftedIFNeuron):
             neuron.shifted = start.to(device, memory_format=layout)
     for _ in range(TIMESTEPS):
-        # Multiples of 0.1 lie on thresholds now and then.
-        current = (torch.randn(3, *shape, generator=random) * 10).round() / 10
+        # Multiples of 1/8 lie on a threshold of 3/4 now and then.
+        current = (torch.randn(3, *shape, generator=random) * 8).round() / 8
         current = current.to(device, memory_format=layout)
         assert fused.fuses(current)
         with fused.eager_neurons():

@@ -123,6 +123,35 @@ def test_settling_goes_on_at_once_up_to_the_next_phase(kind):
     assert torch.equal(late[[0, 2, 4]], expected[0][[0, 2, 4], 2:10])
 
 
+class TwiceRead(nn.Module):
+    """A current that a neuron, another sum and a layer of its own read, as in networks that normalise before they add."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.third, self.fourth = (
+            nn.Conv2d(channels, 8, 3, padding=1) for channels in (3, 8, 8, 8)
+        )
+        self.out = nn.Linear(8, CLASSES)
+
+    def forward(self, images: Tensor) -> Tensor:
+        current = self.second(F.relu(self.first(images)))
+        total = current + self.third(F.relu(current))
+        return self.out((self.fourth(F.relu(total)) + total + current).mean((2, 3)))
+
+
+def test_a_current_that_others_read_too_is_not_written_over():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        quantised = QCFS(threshold=1.0).prepare(TwiceRead()).eval()
+    network, images = QCFS().convert(quantised), noise(4, 3, 8, 8)
+    found = [all_of(network, images, together=together) for together in (False, True)]
+    assert all(layer.active for layer in convolutions(network))
+    logits, spikes, _ = all_of(network.double(), images.double())
+    for own in found:
+        assert torch.equal(own[1], spikes) and spikes[:, 1:].any(0).all()
+        assert torch.allclose(own[0].double(), logits, atol=1e-5)
+
+
 def test_hooks_of_neurons_see_every_timestep():
     network, images = tiny("qcfs", "residual"), noise(2, 3, 8, 8)
     expected = all_of(network, images)

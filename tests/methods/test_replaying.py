@@ -7,6 +7,7 @@ tensors that were there at the recording.
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -15,8 +16,10 @@ from test_replace import METHODS, converted, steps_by_image
 import methods.network
 import methods.replaying
 from benchmark.conformance import TINY, random_images, simulate
+from methods.cos import COS
 from methods.qcfs import QCFS
 from methods.replaying import MOST_GRAPHS, Replaying
+from methods.srp import SRP
 
 
 class Recorder:
@@ -81,6 +84,34 @@ def test_a_replayed_network_is_the_same_to_the_last_bit(method, tiny, recorder, 
     plain = all(module.replayable for module in network._stateful)
     assert (recorder.recorded > 0 and recorder.replayed > 20) == plain
     assert recorder.recorded <= MOST_GRAPHS
+
+
+@dataclass(frozen=True)
+class WarmUp(QCFS):
+    """A prelude whose states are those that the answer goes on with."""
+
+    prelude_steps = 3
+
+    def prelude(self, network):
+        network.presimulate(3)
+
+
+@pytest.mark.parametrize("method", [WarmUp(), SRP(), COS()], ids=lambda method: type(method).__name__)
+def test_all_places_may_be_taken_in_another_order(method, recorder, monkeypatch):
+    """Old and fresh images then meet in the very tensors of a recorded timestep."""
+
+    def run():
+        network, images = converted(method), random_images(8)
+        for _ in range(4):
+            network.begin(images[:4])
+            given = [network.step() for _ in range(3)]
+        network.replace(torch.tensor([2, 0, 3, 1]), images[4:])
+        return torch.stack([*given, *(network.step() for _ in range(4))])
+
+    found = run()
+    assert recorder.replayed > 5
+    monkeypatch.setattr(methods.network, "replays", lambda device: False)
+    assert torch.equal(found, run())
 
 
 def test_what_a_replay_gave_stays_as_it_was(recorder):
