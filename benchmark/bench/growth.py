@@ -165,8 +165,8 @@ def _own(work: Work, unit: str) -> str:
             f"what is left of the first ({shard * work.timesteps:.2f} KiB for each copy of it); more than that and "
             "than garbage that waits for its collection would be a leak"
         )
-    size = work.batch_size * torch.float64.itemsize / KIBI
-    return f"statistics do not grow; a timestep's logits of a batch in float64 do, by {size:.2f} KiB per class and copy"
+    size = work.batch_size * work.timesteps * torch.float32.itemsize / KIBI
+    return f"statistics do not grow; the summed logits of a batch at all timesteps do, by {size:.2f} KiB per class and copy"
 
 
 def _command(
