@@ -16,8 +16,9 @@ from torch import Tensor, fx, nn
 
 from methods.tracing import CONVOLUTIONS, module_of
 
-# A single row goes to another kernel (matrix times vector) than several do, up to three rows of wide layers likewise.
-SMALLEST_MATRIX = 4
+# A few rows of a wide layer go to another kernel than many do, and so may those that are left over where MKL divides rows among
+# threads (5 or 9 rows among two, 17 among 16): whole fours never do.
+ROWS_TOGETHER = 4
 
 
 class PackedConvolution(nn.Conv2d):
@@ -125,9 +126,10 @@ class RowwiseLinear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         """[B, ..., F] to [B, ..., F']."""
         rows = len(input)
-        if not 0 < rows < SMALLEST_MATRIX or not input.is_cpu or input.dtype == torch.float64:
+        missing = -rows % ROWS_TOGETHER
+        if not missing or not input.is_cpu or input.dtype == torch.float64:
             return super().forward(input)
-        company = input[:1].expand(SMALLEST_MATRIX - rows, *input.shape[1:])
+        company = input[:1].expand(missing, *input.shape[1:])
         return super().forward(torch.cat([input, company]))[:rows]
 
 
