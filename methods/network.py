@@ -415,6 +415,11 @@ class SpikingNetwork(nn.Module):
         shape = tuple(image.shape[1:])
         if shape == self._image_shape:
             return
+        # What is left of images of another shape.
+        self._layers.activate(None)
+        self._reset()
+        for neuron in self._neurons.values():
+            neuron.tally = None
         accounting = Accounting(self._graph, image)
         for name, fan_out in accounting.fan_out.items():
             neuron = self._graph.get_submodule(name)

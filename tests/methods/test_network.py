@@ -131,6 +131,24 @@ def test_a_prelude_runs_in_begin_and_is_counted():
     assert torch.equal(late.step(), expected_logits[2])
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("method", [QCFS(), QFFS(), SRP(prelude_length=2)], ids=lambda m: m.name)
+def test_images_may_have_another_size_than_those_before(method, dtype):
+    quantised = quantised_network(method, "residual").to(dtype)
+    small, large = (torch.rand(3, 3, pixels, pixels, dtype=dtype) for pixels in (8, 12))
+
+    def shown(network, images):
+        network.begin(images)
+        return torch.stack([network.step() for _ in range(4)]), network.spikes, network.synops, network.sites
+
+    network = method.convert(quantised, small)
+    for images in (small, large, small):
+        for found, expected in zip(
+            shown(network, images), shown(method.convert(quantised, small), images), strict=True
+        ):
+            assert torch.equal(found, expected) if isinstance(found, torch.Tensor) else found == expected
+
+
 @pytest.mark.parametrize("tiny", TINY)
 @pytest.mark.parametrize(
     "method",
