@@ -95,9 +95,12 @@ class ContinuousBatch:
         Rows: number in the stream from 0, timestep of the exit, prediction, spikes and SynOps up to it with the prelude's.
         """
         while self._fill():
-            left = self._timestep()
-            if left is not None:
-                yield left
+            for logits in self._timesteps():
+                left = self._leaving(logits)
+                if left is not None:
+                    yield left
+                if not self._cohorts:
+                    break
 
     def _fill(self) -> bool:
         """Let fresh images in, or drop rows that no image will need; False if nothing is left to do."""
@@ -151,9 +154,15 @@ class ContinuousBatch:
         self._totals = torch.cat([self._totals, prelude], 1)
         self._cohorts.append(_Cohort(count, self._policy.watch()))
 
-    def _timestep(self) -> Tensor | None:
-        """One timestep of all images; those that leave, as in `exits`."""
-        logits = self._network.step()[self._places]
+    def _timesteps(self) -> Iterator[Tensor]:
+        """The logits of all rows at the next timesteps, between which none comes or goes."""
+        left = self._max_timesteps - min(cohort.timestep for cohort in self._cohorts)
+        count = min(left, getattr(self._network, "lookahead", 1))
+        return self._network.steps(count) if count > 1 else iter([self._network.step()])  # type: ignore[attr-defined]
+
+    def _leaving(self, logits: Tensor) -> Tensor | None:
+        """The images that leave after a timestep with these logits of all rows, as in `exits`."""
+        logits = logits[self._places]
         spikes = self._network.spikes[self._places]
         self._totals += torch.stack([spikes, self._network.synops[self._places]])
         self._images[2] += 1

@@ -28,9 +28,15 @@ from methods.tracing import module_of
 SMALLEST_BATCH = 2
 # On a CPU more images at a time than this gain nothing, and their states do not stay in the cache.
 IMAGES_AT_ONCE = 32
-# Rows of several timesteps at once: what a layer's spikes may take, and how few rows make convolutions slower in any case.
-CACHE_BYTES = 2**21
-ENOUGH_ROWS = 8
+# Several timesteps at once: they share the work of reading a layer's weights, until so many rows, or so large ones, do not
+# stay in the cache.
+TIMESTEPS_AT_ONCE = 16
+ROWS_AT_ONCE = 64
+BYTES_AT_ONCE = 2**25
+# Where images may leave after each of them it has to be much faster, as the last ones are computed in vain.
+TIMESTEPS_AHEAD = 6
+ROWS_AHEAD = 16
+BYTES_AHEAD = 2**22
 
 
 @dataclass(frozen=True)
@@ -220,10 +226,16 @@ class SpikingNetwork(nn.Module):
         """How many of these images [B, ...] are simulated fastest at a time: few on a CPU, elsewhere all of them."""
         return min(len(images), IMAGES_AT_ONCE) if self._layers.serve(images) else len(images)
 
-    def _steps_at_once(self, images: int) -> int:
-        """How many timesteps of so many images may be computed at once."""
-        largest = max(math.prod(site.shape) for site in self.sites)
-        return max(1, max(ENOUGH_ROWS, CACHE_BYTES // (4 * largest)) // max(1, images))
+    @property
+    def lookahead(self) -> int:
+        """How many timesteps to ask `steps` for where images may leave after each of them: few on a CPU, elsewhere one."""
+        batch = self._at_rest
+        return max(1, self._next_phase(batch, self._at_once(TIMESTEPS_AHEAD, ROWS_AHEAD, BYTES_AHEAD))[1])
+
+    def _at_once(self, timesteps: int, rows: int, size: int) -> int:
+        """How many timesteps, so many at most, fit into so many rows, of which one layer's take so many bytes."""
+        largest = 4 * max(math.prod(site.shape) for site in self.sites)
+        return min(timesteps, max(1, min(rows, size // largest) // max(1, self._begun.count)))
 
     @torch.no_grad()
     def steps(self, count: int) -> Iterator[Tensor]:
@@ -234,7 +246,9 @@ class SpikingNetwork(nn.Module):
         """
         while count:
             batch = self._at_rest
-            phase, ahead = self._next_phase(batch, min(count, self._steps_at_once(batch.count)))
+            phase, ahead = self._next_phase(
+                batch, min(count, self._at_once(TIMESTEPS_AT_ONCE, ROWS_AT_ONCE, BYTES_AT_ONCE))
+            )
             count -= max(1, ahead)
             if not ahead:
                 yield self.step()

@@ -67,6 +67,37 @@ class RefillableNetwork(CountedNetwork):
         return [rows for kind, rows in self.diary if kind in kinds]
 
 
+class LookingAhead(RefillableNetwork):
+    """The same, which computes three timesteps before anyone may leave, and insists on it."""
+
+    lookahead = 3
+    ahead = 0
+
+    def begin(self, images):
+        self.ahead = 0
+        super().begin(images)
+
+    def steps(self, count):
+        self.diary.append(("steps", count))
+        self.ahead = count
+        for _ in range(count):
+            logits = super().step()
+            self.ahead -= 1
+            yield logits
+
+    def step(self):
+        assert not self.ahead
+        return super().step()
+
+    def keep(self, mask):
+        assert not self.ahead
+        super().keep(mask)
+
+    def replace(self, places, images):
+        assert not self.ahead
+        super().replace(places, images)
+
+
 def chunked(images, seed):
     """The images in batches of random sizes, some empty, some as (images, labels)."""
     generator = torch.Generator().manual_seed(seed)
@@ -102,8 +133,10 @@ IMAGES = racing_images(COUNT, TIMESTEPS, seed=1)[0]
 def test_a_stream_equals_the_replay(rule, recordings):
     policy = make_policy(parse_policy(rule)).fit(recordings["calibration"])
     expected = outcome(recordings["test"], policy.exit_steps(recordings["test"]))
-    for batch_size, refill in ((1, 0.0), (7, 0.0), (7, 0.3), (64, 0.1), (64, 1.0), (512, 0.0)):
-        run = DynamicInference(RefillableNetwork(), policy, TIMESTEPS)
+    for network, (batch_size, refill) in itertools.product(
+        (RefillableNetwork(), LookingAhead()), ((1, 0.0), (7, 0.0), (7, 0.3), (64, 0.1), (64, 1.0), (512, 0.0))
+    ):
+        run = DynamicInference(network, policy, TIMESTEPS)
         answers = run.stream(chunked(IMAGES, seed=batch_size), batch_size, refill)
         assert_same(answers, expected, (batch_size, refill))
     parts = list(run.iter_stream(chunked(IMAGES, seed=1), batch_size=9))
@@ -207,6 +240,30 @@ def test_refilling_waits_for_its_share_of_the_places():
     assert min(replaced[:-1]) >= 4 and sum(replaced) == COUNT - 16
     wasted = sum(network.rows("step")) - int(answers.timesteps.sum())
     assert 0 < wasted <= 3 * len(network.rows("step"))
+
+
+def test_timesteps_ahead_are_few_and_end_with_the_last_one():
+    network = LookingAhead()
+    answers = DynamicInference(network, Patience(steps=3), TIMESTEPS).stream([IMAGES], batch_size=1)
+    assert network.rows("begin") == [1] * COUNT
+    # Ten timesteps are three times three and one, which is not asked for as one of several.
+    assert set(network.rows("steps")) == {3}
+    assert sum(network.rows("steps")) == int(((answers.timesteps + 2) // 3 * 3).clamp(max=9).sum())
+    assert TIMESTEPS in answers.timesteps
+    # This network computes no timestep before its logits are asked for.
+    assert sum(network.rows("step")) == int(answers.timesteps.sum())
+    network.diary.clear()
+    DynamicInference(network, FixedTime(timesteps=5), 5).stream([IMAGES[:2]], batch_size=1)
+    assert network.diary == [("begin", 1), ("steps", 3), *[("step", 1)] * 3, ("steps", 2), *[("step", 1)] * 2] * 2
+
+
+def test_a_network_that_was_left_ahead_can_be_used_again():
+    run = DynamicInference(LookingAhead(), Patience(steps=2), TIMESTEPS)
+    expected = run(IMAGES)
+    parts = run.iter_stream([IMAGES], batch_size=16)
+    next(parts)
+    assert run.network.ahead
+    assert_same(run(IMAGES), expected, "again")
 
 
 @pytest.mark.parametrize(("network", "refill"), [(RefillableNetwork(), 1.0), (CountedNetwork(), 0.0)])
