@@ -26,10 +26,10 @@ from methods.tracing import module_of
 # Convolutions of a single float32 image may take another code path on CPUs and round differently, so that spikes flip. Where
 # they are not packed, a lone image is therefore computed in duplicate: its answer must not depend on its company.
 SMALLEST_BATCH = 2
-# On a CPU more images at a time than this gain nothing, and their states do not stay in the cache.
+# On a CPU, per thread: more images at a time than this gain nothing, and their states do not stay in the cache.
 IMAGES_AT_ONCE = 32
 # Several timesteps at once: they share the work of reading a layer's weights, until so many rows, or so large ones, do not
-# stay in the cache.
+# stay in the cache. Rows and bytes are per thread.
 TIMESTEPS_AT_ONCE = 16
 ROWS_AT_ONCE = 64
 BYTES_AT_ONCE = 2**25
@@ -224,7 +224,7 @@ class SpikingNetwork(nn.Module):
 
     def batch_size_for(self, images: Tensor) -> int:
         """How many of these images [B, ...] are simulated fastest at a time: few on a CPU, elsewhere all of them."""
-        return min(len(images), IMAGES_AT_ONCE) if self._layers.serve(images) else len(images)
+        return min(len(images), IMAGES_AT_ONCE * torch.get_num_threads()) if self._layers.serve(images) else len(images)
 
     @property
     def lookahead(self) -> int:
@@ -233,9 +233,9 @@ class SpikingNetwork(nn.Module):
         return max(1, self._next_phase(batch, self._at_once(TIMESTEPS_AHEAD, ROWS_AHEAD, BYTES_AHEAD))[1])
 
     def _at_once(self, timesteps: int, rows: int, size: int) -> int:
-        """How many timesteps, so many at most, fit into so many rows, of which one layer's take so many bytes."""
-        largest = 4 * max(math.prod(site.shape) for site in self.sites)
-        return min(timesteps, max(1, min(rows, size // largest) // max(1, self._begun.count)))
+        """How many timesteps, so many at most, fit into so many rows, of which a layer's take so many bytes, per thread."""
+        largest, threads = 4 * max(math.prod(site.shape) for site in self.sites), torch.get_num_threads()
+        return min(timesteps, max(1, min(threads * rows, threads * size // largest) // max(1, self._begun.count)))
 
     @torch.no_grad()
     def steps(self, count: int) -> Iterator[Tensor]:
@@ -432,8 +432,8 @@ class SpikingNetwork(nn.Module):
         # What is left of images of another shape.
         self._layers.activate(None)
         self._reset()
-        for neuron in self._neurons.values():
-            neuron.tally = None
+        for layer in self._neurons.values():
+            layer.tally = None
         accounting = Accounting(self._graph, image)
         for name, fan_out in accounting.fan_out.items():
             neuron = self._graph.get_submodule(name)

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from benchmark.bench import main
 from benchmark.bench import peer_memory as memory
-from benchmark.bench.contestants import CONTESTANTS, Side, by_name, disagreement
+from benchmark.bench.contestants import COMPILED, CONTESTANTS, Side, by_name, disagreement
 from benchmark.bench.foreign_neurons import NotAvailable, with_neurons
 from benchmark.bench.peer_table import Cell, Row, page
 from benchmark.bench.peers import check
@@ -128,7 +128,7 @@ def test_who_computes_something_else_is_marked_and_no_peer(monkeypatch):
     for name in ("SpikingJelly, single-step", "SpikingJelly, multi-step"):
         assert rows[name].agrees is False and rows[name].agreement.startswith("DIFFERS by")
     assert rows["snnTorch"].agrees
-    cell = Cell(TINY, 1, 4, tuple(Row(r.contestant, r.agreement, r.agrees, (1.0,)) for r in rows.values()))
+    cell = Cell(TINY, 1, 4, tuple(Row(r.contestant, r.agreement, r.agrees, (1.0,)) for r in rows.values()), 1)
     assert [row.contestant.name for row in cell.peers] == ["snnTorch", "reference loop"]
 
 
@@ -155,6 +155,68 @@ def test_our_own_network_is_left_alone():
     assert [type(module) for module in source.network.modules()] == before
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("name", NAMES)
+def test_more_images_than_a_batch_are_simulated_batch_after_batch(name):
+    source, images = TINY.build(torch.float64), TINY.images(5).double()
+    contestant = by_name(name)
+    found = contestant.batched(source, 2)(images, 3)
+    expected = [contestant.build(source)(batch, 3) for batch in (images[:2], images[2:4], images[4:])]
+    torch.testing.assert_close(found, torch.cat(expected))
+
+
+def test_small_batches_go_into_one_recording_and_rates_count_all_images(invoke, monkeypatch):
+    contestants, peers = (sys.modules[f"benchmark.bench.{name}"] for name in ("contestants", "peers"))
+    recorded, timed = [], []
+    real = contestants.record
+    monkeypatch.setattr(
+        contestants, "record", lambda *a, **options: recorded.append(real(*a, **options)) or recorded[-1]
+    )
+
+    def once(tasks, repeats, place, warm_up):
+        for each in (*warm_up.values(), *tasks.values()):
+            each()
+        timed.append(list(tasks))
+        return {name: [2.0] * repeats for name in tasks}
+
+    monkeypatch.setattr(peers, "interleaved", once)
+    small = ["--model", "small-cnn@8", "--timesteps", 8, "--repeats", 1, "--no-memory", "--images", 5]
+    answer, written = invoke("peers", *small, "--batch-size", 2, "--batch-size", 7)
+    assert answer.exit_code == 0, answer.output
+    # Checked, warmed up in four timesteps, timed.
+    assert [(len(each), each.timesteps) for each in recorded] == [(2, 8), (2, 4), (5, 8), (7, 4), (7, 8)]
+    first, second = written.split("## small-cnn")[1:3]
+    assert "| ours, recording | 20.0 [20.0, 20.0] |" in first and "| ours, recording | 28.0 [28.0, 28.0] |" in second
+    assert "Each run takes 5\nimages" in written and "--images 5 --repeats 1 --device auto --no-memory" in written
+    assert len(timed) == 2
+
+
+@pytest.mark.slow
+def test_compiled_contestants_are_shown_and_count_for_nothing(invoke):
+    options = ("--batch-size", 2, "--timesteps", 2, "--repeats", 1, "--no-memory", "--compiled")
+    answer, written = invoke("peers", "--model", "small-cnn@8", *options)
+    assert answer.exit_code == 0, answer.output
+    for each, agreement in zip(COMPILED, (r"equal( \(to .*\))?", "no spikes"), strict=True):
+        assert re.search(rf"^\| {each.name} (\| [\d.]+ \[.*?\] ){{3}}\| - \| {agreement} \|$", written, re.MULTILINE)
+        assert f"- {each.name}: " in written
+    assert "--compiled --no-memory" in written
+    rows = check(TINY, 6, CPU, COMPILED)
+    assert [row.agrees for row in rows.values()] == [True, None]
+    slow = Row(by_name("ours, recording"), "same answers", True, (2.0,))
+    cell = Cell(TINY, 1, 4, (slow, *(Row(row.contestant, "", row.agrees, (1.0,)) for row in rows.values())), 1)
+    assert not cell.peers and cell.floor is None
+
+
+def test_where_nothing_can_be_compiled_that_is_said(monkeypatch):
+    def without_compiler(function, **options):
+        raise RuntimeError("no C++ compiler")
+
+    monkeypatch.setattr(torch, "compile", without_compiler)
+    rows = check(TINY, 2, CPU, COMPILED)
+    assert rows["ours, compiled"].agreement == "cannot be compiled here: RuntimeError"
+    assert rows["ours, compiled"].agrees is False
+
+
 def test_the_command_writes_a_page_with_every_contestant(invoke):
     answer, written = invoke("peers", "--model", "small-cnn@8", "--batch-size", 1, "--timesteps", 2, "--repeats", 2)
     assert answer.exit_code == 0, answer.output
@@ -166,7 +228,8 @@ def test_the_command_writes_a_page_with_every_contestant(invoke):
     assert len(re.findall(r"ahead of every peer: (yes|no, not of)", written)) == 1
     assert re.search(r"Machine: .+ \(\d+ threads\)", written) and f"torch {torch.__version__.split('+')[0]}" in written
     command = (
-        "python -m benchmark.bench peers --model small-cnn@8 --batch-size 1 --timesteps 2 --repeats 2 --device auto"
+        "python -m benchmark.bench peers --model small-cnn@8 --batch-size 1 --timesteps 2 "
+        "--images 16 --repeats 2 --device auto"
     )
     assert command in written and "Not finished" not in written
     assert all(verdict in answer.output for verdict in re.findall(r"^- (ahead .*)$", written, re.MULTILINE))
@@ -219,7 +282,7 @@ def row(name, *seconds, agrees=True):
 
 def cell(recording, *others):
     floors = (row("floor, NCHW", 4.0, 2.0, 3.0), row("floor, channels_last", 2.0, 1.0, 4.0))
-    return Cell(TINY, 4, 3, (row("ours, recording", *recording), *floors, *others))
+    return Cell(TINY, 4, 3, (row("ours, recording", *recording), *floors, *others), 4)
 
 
 def test_ratios_are_taken_within_a_repeat_against_the_faster_floor():
@@ -239,14 +302,14 @@ def test_ratios_are_taken_within_a_repeat_against_the_faster_floor():
 def test_what_could_not_be_measured_is_a_dash_and_no_verdict():
     full = cell((1.0, 2.0, 2.0), row("snnTorch", 2.0, 4.0, 1.0))
     bare = Row(by_name("ours, recording"), "out of memory", False)
-    without = Cell(TINY, 4, 3, (bare, *full.rows[1:]))
+    without = Cell(TINY, 4, 3, (bare, *full.rows[1:]), 4)
     assert without.verdicts() == [
         "recording / floor <= 1.08 (goal): -, not measured",
         "ahead of every peer: there is none here",
     ]
     assert without.table()[2] == "| ours, recording | - | - | - | - | out of memory |"
-    assert "| - | not measured" in page([without], 1, [], "command")
-    no_floor = Cell(TINY, 4, 3, (full.rows[0], full.rows[3]))
+    assert "| - | not measured" in page([without], 1, [], "command", 4)
+    no_floor = Cell(TINY, 4, 3, (full.rows[0], full.rows[3]), 4)
     assert no_floor.verdicts()[0].endswith("-, not measured") and no_floor.verdicts()[1].endswith("yes")
 
 
@@ -258,7 +321,7 @@ def test_the_verdict_names_those_who_are_faster():
     assert both.verdicts()[1] == f"ahead of every peer: {expected}"
     wrong = row("SpikingJelly, multi-step", 0.1, 0.1, 0.1, agrees=False)
     assert cell((1.0, 2.0, 2.0), slow, wrong).verdicts()[1] == "ahead of every peer: yes"
-    written = page([both], 2, ["Machine: this"], "command")
+    written = page([both], 2, ["Machine: this"], "command", 4)
     assert "**Not finished: 1 of 2 cells.**" in written and "| no: SpikingJelly, multi-step |" in written
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from benchmark.bench.compiled_network import compiled_passes, compiled_steps
 from benchmark.bench.reference_loop import reference_loop
 from benchmark.bench.snntorch_network import leaky_network
 from benchmark.bench.source_network import SourceNetwork
@@ -29,6 +30,7 @@ class Side(Enum):
 
     OURS = "ours"
     FLOOR = "floor"
+    COMPILED = "compiled"
     PEER = "peer"
     REFERENCE = "reference"
 
@@ -37,24 +39,34 @@ class Side(Enum):
 class Contestant:
     """A way to get the answers after so many timesteps.
 
-    `build` makes it ready for a network, and raises NotAvailable where it cannot; `words` say what it does.
+    `build` makes it ready for a network, and raises NotAvailable where it cannot; `words` say what it does. Without `spikes`
+    it gives the logits of another network.
     """
 
     name: str
     side: Side
     build: Callable[[SourceNetwork], Run]
     words: str
+    spikes: bool = True
+
+    def batched(self, source: SourceNetwork, batch_size: int) -> Run:
+        """The same for any number of images, one batch after the other; ours makes a single recording of them."""
+        if self is RECORDING:
+            return _recording(source, batch_size)
+        run = self.build(source)
+        return lambda images, timesteps: torch.cat([run(batch, timesteps) for batch in images.split(batch_size)])
 
     def fits(self, batch_size: int) -> bool:
         """Whether it is to take part with batches of this size."""
         return self.side is not Side.REFERENCE or batch_size == 1
 
 
-def _recording(source: SourceNetwork) -> Run:
+def _recording(source: SourceNetwork, batch_size: int | None = None) -> Run:
     def run(images: Tensor, timesteps: int) -> Tensor:
         labels = torch.zeros(len(images), dtype=torch.long)
         with tempfile.TemporaryDirectory() as folder:
-            batches = [(images, labels)]
+            size = batch_size or len(images)
+            batches = list(zip(images.split(size), labels.split(size), strict=True))
             made = record(source.network, batches, timesteps=timesteps, keep="statistics", folder=Path(folder))
         return made.predictions[:, -1].long()
 
@@ -99,12 +111,14 @@ CONTESTANTS = (
         Side.FLOOR,
         lambda source: _forward_passes(source, torch.contiguous_format),
         "T forward passes of the network with ReLU, batch norms folded",
+        spikes=False,
     ),
     Contestant(
         "floor, channels_last",
         Side.FLOOR,
         lambda source: _forward_passes(source, torch.channels_last),
         "the same in the other memory format; the floor is the faster one",
+        spikes=False,
     ),
     Contestant(
         "SpikingJelly, single-step",
@@ -132,10 +146,26 @@ CONTESTANTS = (
     ),
 )
 
+COMPILED = (
+    Contestant(
+        "ours, compiled",
+        Side.COMPILED,
+        compiled_steps,
+        "`torch.compile` of a timestep of our network, neurons included, which counts nothing; no peer",
+    ),
+    Contestant(
+        "floor, compiled",
+        Side.COMPILED,
+        compiled_passes,
+        "`torch.compile` of the forward pass in channels_last; ratios are to the plain floor",
+        spikes=False,
+    ),
+)
+
 
 def by_name(name: str) -> Contestant:
     """The contestant of that name."""
-    return next(each for each in CONTESTANTS if each.name == name)
+    return next(each for each in (*CONTESTANTS, *COMPILED) if each.name == name)
 
 
 def disagreement(found: Tensor, expected: Tensor) -> float:

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from benchmark.bench.contestants import CONTESTANTS, RECORDING, Contestant, Side
+from benchmark.bench.contestants import RECORDING, Contestant, Side
 from benchmark.bench.source_network import Model
 
 GOAL = 1.08
@@ -33,12 +33,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Cell:
-    """All contestants on one network, batch size and number of timesteps."""
+    """All contestants on one network, batch size and number of timesteps; seconds are those of so many `images`."""
 
     model: Model
     batch_size: int
     timesteps: int
     rows: tuple[Row, ...]
+    images: int
 
     @property
     def title(self) -> str:
@@ -102,7 +103,7 @@ class Cell:
             "| --- | ---: | ---: | ---: | ---: | --- |",
         ]
         for row in self.rows:
-            rates = [self.batch_size * self.timesteps / seconds for seconds in row.seconds]
+            rates = [self.images * self.timesteps / seconds for seconds in row.seconds]
             figures = [spread(values) for values in (rates, ratios(row, self.floor), ratios(row, self.recording))]
             memory = "-" if row.memory is None else f"{row.memory:.1f}"
             lines.append(f"| {' | '.join([row.contestant.name, *figures, memory, row.agreement])} |")
@@ -125,8 +126,16 @@ def spread(values: Sequence[float]) -> str:
     return f"{median:.{digits}f} [{min(values):.{digits}f}, {max(values):.{digits}f}]"
 
 
-def page(cells: Sequence[Cell], of: int, machine: Sequence[str], command: str) -> str:
-    """The whole page in Markdown; `of` is the number of cells that were asked for, `machine` says what measured them."""
+def page(cells: Sequence[Cell], of: int, machine: Sequence[str], command: str, images: int) -> str:
+    """The whole page in Markdown.
+
+    Args:
+        cells: those that are measured.
+        of: number of cells that were asked for.
+        machine: what measured them, in lines.
+        command: the command that was given.
+        images: the least number of images of a run.
+    """
     lines = [
         "<!-- Written by `python -m benchmark.bench peers`; edits are lost. -->",
         "",
@@ -136,7 +145,8 @@ def page(cells: Sequence[Cell], of: int, machine: Sequence[str], command: str) -
         "the repeats [smallest, largest], the contestants taking turns; a ratio is taken within each repeat. All have the",
         "same weights (QCFS, 4 levels, random), images, threads, and no gradient, in fp32. Memory is what a run adds at its",
         "peak to a process of its own that has its network and images, where freed tensors go back to the system at once.",
-        "Logits are compared in float64 after all timesteps; who does not give ours is no peer.",
+        f"Logits are compared in float64 after all timesteps; who does not give ours is no peer. Each run takes {images}",
+        "images, or one batch if that is more; small batches follow one after the other into the same recording.",
         "",
         *(f"- {line}" for line in machine),
         f"- Command: `{command}`",
@@ -151,5 +161,6 @@ def page(cells: Sequence[Cell], of: int, machine: Sequence[str], command: str) -
         lines.append(f"| {cell.title} | {spread(cell.overhead)} | {cell.goal} (<= {GOAL}) | {ahead} |")
     for cell in cells:
         lines += ["", f"## {cell.title}", "", *cell.table(), "", *(f"- {verdict}" for verdict in cell.verdicts())]
-    lines += ["", "## The contestants", "", *(f"- {each.name}: {each.words}." for each in CONTESTANTS)]
+    present = {row.contestant.name: row.contestant.words for cell in cells for row in cell.rows}
+    lines += ["", "## The contestants", "", *(f"- {name}: {words}." for name, words in present.items())]
     return "\n".join(lines) + "\n"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,7 @@ import click
 import torch
 from torch import Tensor
 
-from benchmark.bench.contestants import CONTESTANTS, TOLERANCE, Contestant, Run, Side, by_name, disagreement
+from benchmark.bench.contestants import COMPILED, CONTESTANTS, TOLERANCE, Contestant, Run, Side, by_name, disagreement
 from benchmark.bench.foreign_neurons import NotAvailable
 from benchmark.bench.machine import machine
 from benchmark.bench.peer_memory import peak_in_a_process
@@ -54,7 +54,9 @@ def _models(_: click.Context, __: click.Parameter, names: tuple[str, ...]) -> tu
     "--batch-size", "batch_sizes", multiple=True, type=click.IntRange(min=1), default=(64,), help="May be repeated."
 )
 @click.option("--timesteps", "times", multiple=True, type=click.IntRange(min=1), default=(8,), help="May be repeated.")
+@click.option("--images", type=click.IntRange(min=1), default=16, help="Images of a run, at least; or one batch.")
 @click.option("--repeats", type=click.IntRange(min=1), default=5)
+@click.option("--compiled", is_flag=True, help="Also what torch.compile makes of our network and of the floor.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
 @click.option("--memory/--no-memory", default=True, help="Measure peak memory, in a process for each.  [default: yes]")
 @click.option("--output", type=click.Path(path_type=Path, dir_okay=False), default=PAGE, help="The page to write.")
@@ -63,7 +65,9 @@ def peers(
     models: tuple[Model, ...],
     batch_sizes: tuple[int, ...],
     times: tuple[int, ...],
+    images: int,
     repeats: int,
+    compiled: bool,
     device: str,
     memory: bool,
     output: Path,
@@ -77,30 +81,45 @@ def peers(
     with _as_usage():
         place = choose_device(device)
     words = machine(place, ("torch", "spikingjelly", "snntorch"))
-    command = _command(models, batch_sizes, times, repeats, device, output) + ("" if memory else " --no-memory")
+    command = " ".join(
+        [
+            "python -m benchmark.bench peers",
+            *(f"--model {model}" for model in models),
+            *(f"--batch-size {batch_size}" for batch_size in batch_sizes),
+            *(f"--timesteps {timesteps}" for timesteps in times),
+            f"--images {images} --repeats {repeats} --device {device}",
+            *(["--compiled"] if compiled else []),
+            *([] if memory else ["--no-memory"]),
+            # The page is named where it is not the usual one, so that it is the one that is written again.
+            *([f"--output {output}"] if output != PAGE else []),
+        ]
+    )
     output.parent.mkdir(parents=True, exist_ok=True)
+    contestants = (*CONTESTANTS, *(COMPILED if compiled else ()))
     cells: list[Cell] = []
     for model in models:
-        checked = check(model, max(times), place)
+        checked = check(model, max(times), place, contestants)
         source = model.build().to(place)
         for batch_size, timesteps in itertools.product(batch_sizes, times):
-            cell = _measured(source, model, checked, batch_size, timesteps, repeats, place, memory)
+            cell = _measured(source, model, checked, batch_size, timesteps, images, repeats, place, memory)
             cells.append(cell)
             click.echo("\n".join([cell.title, *cell.table(), *cell.verdicts(), ""]))
-            output.write_text(page(cells, len(models) * len(batch_sizes) * len(times), words, command))
+            output.write_text(page(cells, len(models) * len(batch_sizes) * len(times), words, command, images))
     click.echo(f"written to {output}: {'; '.join(words)}")
 
 
 @torch.no_grad()
-def check(model: Model, timesteps: int, place: torch.device) -> dict[str, Row]:
+def check(
+    model: Model, timesteps: int, place: torch.device, contestants: Sequence[Contestant] = CONTESTANTS
+) -> dict[str, Row]:
     """Whether each contestant gives our summed logits in float64, by name."""
     source, images = model.build(torch.float64).to(place), model.images(CHECKED_IMAGES).double().to(place)
     expected = by_name("ours, step loop").build(source)(images, timesteps)
-    return {each.name: _checked(each, source, images, timesteps, expected) for each in CONTESTANTS}
+    return {each.name: _checked(each, source, images, timesteps, expected) for each in contestants}
 
 
 def _checked(contestant: Contestant, source: SourceNetwork, images: Tensor, timesteps: int, expected: Tensor) -> Row:
-    if contestant.side is Side.FLOOR:
+    if not contestant.spikes:
         return Row(contestant, "no spikes")
     try:
         found = contestant.build(source)(images, timesteps)
@@ -120,59 +139,51 @@ def _measured(
     checked: dict[str, Row],
     batch_size: int,
     timesteps: int,
+    least: int,
     repeats: int,
     place: torch.device,
     memory: bool,
 ) -> Cell:
     """Memory first, if it is asked for: who does not fit is left out where all share one process."""
-    images = model.images(batch_size).to(place)
+    images = model.images(max(batch_size, least)).to(place)
     rows: dict[str, Row] = {}
     runs: dict[str, Run] = {}
-    for contestant in CONTESTANTS:
+    for name, row in checked.items():
+        contestant = row.contestant
         if not contestant.fits(batch_size):
             continue
-        row = checked[contestant.name]
-        rows[contestant.name] = row
+        rows[name] = row
         try:
-            runs[contestant.name] = contestant.build(source)
-            if memory:
-                peak = peak_in_a_process(model, contestant.name, batch_size, timesteps, str(place))
-                rows[contestant.name] = Row(contestant, row.agreement, row.agrees, memory=peak)
+            runs[name] = contestant.batched(source, batch_size)
+            if memory and contestant.side is not Side.COMPILED:
+                peak = peak_in_a_process(model, name, batch_size, timesteps, str(place))
+                rows[name] = Row(contestant, row.agreement, row.agrees, memory=peak)
         except NotAvailable as error:
-            runs.pop(contestant.name, None)
-            rows[contestant.name] = Row(contestant, str(error), False)
+            runs.pop(name, None)
+            rows[name] = Row(contestant, str(error), False)
     tasks: dict[str, Callable[[], None]] = {}
+    warm_up: dict[str, Callable[[], None]] = {}
+    # A GPU's libraries choose by the shape, in which a way to simulate may have all timesteps.
+    few = timesteps if place.type == "cuda" else min(timesteps, 4)
     last_of_ours = next((name for name in reversed(runs) if rows[name].contestant.side is Side.OURS), None)
     for name, run in runs.items():
         tasks[name] = partial(_discard, run, images, timesteps)
+        warm_up[name] = partial(_discard, run, images[:batch_size], few)
         if name == last_of_ours:
             # Ours keeps its state until the next images come; untimed, that memory goes back to those whose turn is next.
-            tasks[RELEASE] = partial(source.network.keep, torch.zeros(batch_size, dtype=torch.bool))
+            tasks[RELEASE] = warm_up[RELEASE] = partial(_release, source)
     with numerics("fp32", place):
-        seconds = interleaved(tasks, repeats, place)
+        seconds = interleaved(tasks, repeats, place, warm_up)
     timed = (
         Row(row.contestant, row.agreement, row.agrees, tuple(seconds.get(name, ())), row.memory)
         for name, row in rows.items()
     )
-    return Cell(model, batch_size, timesteps, tuple(timed))
+    return Cell(model, batch_size, timesteps, tuple(timed), len(images))
 
 
 def _discard(run: Run, images: Tensor, timesteps: int) -> None:
     run(images, timesteps)
 
 
-def _command(
-    models: tuple[Model, ...],
-    batch_sizes: tuple[int, ...],
-    times: tuple[int, ...],
-    repeats: int,
-    device: str,
-    output: Path,
-) -> str:
-    """What was asked for; the page is named where it is not the usual one, so that it is the one that is written again."""
-    words = ["python -m benchmark.bench peers"]
-    words += [f"--model {model}" for model in models]
-    words += [f"--batch-size {batch_size}" for batch_size in batch_sizes]
-    words += [f"--timesteps {timesteps}" for timesteps in times]
-    words += [f"--repeats {repeats}", f"--device {device}"]
-    return " ".join([*words, f"--output {output}"] if output != PAGE else words)
+def _release(source: SourceNetwork) -> None:
+    source.network.keep(torch.zeros(len(source.network.spikes), dtype=torch.bool))
