@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import itertools
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from real_tiles import real_tiles
 from torch import nn
 from torchvision import models
 
@@ -420,11 +419,7 @@ def test_missing_counters_are_added():
 @pytest.fixture(scope="module")
 def real_images(shared):
     """500 test images of CIFAR-10 as akamaster's networks take them, float32 [N, 3, 32, 32], and their labels."""
-    with np.load(shared("cifar10/labels.npz")) as found:
-        labels = torch.from_numpy(found["test_labels"][:500].astype("int64"))
-    with Image.open(shared("cifar10/test.webp")) as mosaic:
-        pixels = torch.from_numpy(np.array(mosaic.convert("RGB").crop((0, 0, 3200, 160))))
-    tiles = pixels.reshape(5, 32, 100, 32, 3).permute(0, 2, 4, 1, 3).reshape(-1, 3, 32, 32)
+    tiles, labels = real_tiles(shared, rows=5)
     mean, std = (torch.tensor(values).reshape(3, 1, 1) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     return (tiles / 255 - mean) / std, labels
 
