@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from benchmark.data.images import Images, Preprocessing
+from benchmark.data.images import Images, LazyPixels, Preprocessing
 from benchmark.errors import BenchmarkError
 
 # Batches end at multiples of this, where recordings are cut into shards, so a resumed run sees the same batches.
@@ -39,11 +41,26 @@ class Loader:
         loader = DataLoader(
             _Slices(self.images, ranges), batch_size=None, num_workers=self.workers, multiprocessing_context=context
         )
-        for batch in loader:
+        # What takes its time, decoding pictures, goes on while the batch before is simulated.
+        ahead = isinstance(self.images.pixels, LazyPixels) and not self.workers
+        for batch in _one_ahead(loader) if ahead else loader:
             if isinstance(batch, BenchmarkError):
                 raise batch
             pixels, labels = batch
             yield normalise(pixels.to(self.device), self.preprocessing, self.dtype), labels
+
+
+Item = TypeVar("Item")
+
+
+def _one_ahead(items: Iterable[Item]) -> Iterator[Item]:
+    """The same; the next one is made by a thread while the last one is in use."""
+    source = iter(items)
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, source, None)
+        while (item := coming.result()) is not None:
+            coming = thread.submit(next, source, None)
+            yield item
 
 
 def batch_ranges(first: int, images: int, batch_size: int) -> list[tuple[int, int]]:
