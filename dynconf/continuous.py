@@ -44,7 +44,8 @@ class ContinuousBatch:
         policy: fitted.
         max_timesteps: T, at which every remaining image answers.
         stream: the images.
-        batch_size: the largest number of images at a time.
+        batch_size: the largest number of images at a time; without `buckets` there are fewer if the network has a
+            `batch_size_for` that says so.
         refill: share of the batch that has to be free before fresh images come in, 0 (one place is enough) to 1 (all). Until
             then the images that have left are simulated in vain.
         buckets: the only numbers of rows that the network is asked to compute, `batch_size` among them; rows that are not
@@ -76,11 +77,9 @@ class ContinuousBatch:
         self._stream = stream
         self._batch_size = batch_size
         self._buckets = None if buckets is None else sorted(set(buckets))
-        self._least = max(1, math.ceil(refill * batch_size), self._buckets[0] if self._buckets else 1)
-        # If all places have to be free, the next images can as well begin a batch of their own.
-        self._replace: Callable[[Tensor, Tensor], None] | None = (
-            getattr(network, "replace", None) if self._least < batch_size else None
-        )
+        self._refill = refill
+        self._least = 0
+        self._replace: Callable[[Tensor, Tensor], None] | None = None
         self._rows = 0
         self._seen = 0
         self._cohorts: list[_Cohort] = []
@@ -107,9 +106,13 @@ class ContinuousBatch:
         there = len(self._places)
         free = self._rows - there
         if not there:
-            images = self._stream.take(self._batch_size)
+            size = self._places_to_fill()
+            images = self._stream.take(size)
             if images is None:
                 return False
+            self._least = max(1, math.ceil(self._refill * size), self._buckets[0] if self._buckets else 1)
+            # If all places have to be free, the next images can as well begin a batch of their own.
+            self._replace = getattr(self._network, "replace", None) if self._least < size else None
             padded = self._padded(images)
             self._network.begin(padded)
             self._rows = len(padded)
@@ -131,6 +134,13 @@ class ContinuousBatch:
             if len(images) < room:
                 self._shrink(self._rows_for(len(self._places)))
         return True
+
+    def _places_to_fill(self) -> int:
+        """How many images to begin with."""
+        image, best = self._stream.sample(), getattr(self._network, "batch_size_for", None)
+        if image is None or best is None or self._buckets is not None:
+            return self._batch_size
+        return int(best(image.expand(self._batch_size, *image.shape[1:])))
 
     def _room(self, free: int) -> int:
         return free if self._buckets is None else max(size for size in self._buckets if size <= free)

@@ -30,6 +30,13 @@ class ImageStream:
             self._held = batch if isinstance(batch, Tensor) else batch[0]
         return False
 
+    def sample(self) -> Tensor | None:
+        """The next image, [1, ...], which stays where it is; None if there is none."""
+        if self.exhausted:
+            return None
+        assert self._held is not None
+        return self._held[:1]
+
     def take(self, count: int) -> Tensor | None:
         """The next images, `count` or as many as are left; None if there are none."""
         pieces: list[Tensor] = []

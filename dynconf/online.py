@@ -72,8 +72,11 @@ class DynamicInference:
         return cls(stepwise(step_fn, reset_fn, keep_fn, restart_fn), policy, max_timesteps)
 
     def __call__(self, images: Tensor) -> Answers:
-        """Classify images [B, ...] as one batch, which shrinks; the answers are on the device of the images."""
-        batch = self._batch([images], max(1, len(images)))
+        """Classify images [B, ...] as one batch, which shrinks; the answers are on the device of the images.
+
+        Where the network says that fewer images at a time are faster (`batch_size_for`), they are several batches.
+        """
+        batch = self._batch([images], max(1, len(images)), refill=1.0)
         return self._answers(_in_order(list(batch.exits())).to(images.device))
 
     def stream(
@@ -88,7 +91,8 @@ class DynamicInference:
         Args:
             batches: images [B, ...] on the network's device, B of any size and not always the same; or pairs (images, labels)
                 of which the labels are ignored. Batches are asked for as there is room, so the stream may be endless or slow.
-            batch_size: places.
+            batch_size: places, at most: there are fewer where the network says that fewer are faster (`batch_size_for`), and
+                no `buckets` are given.
             refill: the share of the places that has to be free before fresh images come in, between 0 (one free place is
                 enough) and 1 (all, which is batch after batch). Until then the images that have left go on costing time; but
                 every refill costs the stem and the prelude of a small batch, which is slow on a GPU.
@@ -135,7 +139,7 @@ class DynamicInference:
         self,
         batches: Iterable[ImageBatch],
         batch_size: int,
-        refill: float = 0.0,
+        refill: float,
         buckets: Sequence[int] | None = None,
     ) -> ContinuousBatch:
         stream = ImageStream(batches)

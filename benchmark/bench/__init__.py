@@ -12,7 +12,7 @@ python -m benchmark.bench peers --model resnet20 --batch-size 1 --batch-size 64 
 python -m benchmark.bench growth --model resnet20 --batch-size 64
 python -m benchmark.bench startup
 
-`peers`, `growth` and `startup` each write a page of their own under bench/.
+`peers`, `early-exit`, `growth` and `startup` each write a page of their own under bench/.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-import statistics
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 
 from benchmark import backbones, registry
+from benchmark.bench.machine import machine
+from benchmark.bench.peer_table import spread
 from benchmark.bench.timing import interleaved
 from benchmark.loading import Loader
 from benchmark.measuring import fixed_time
 from benchmark.numerics import choose_device, numerics
 from benchmark.preparation import build_network, prepare
-from benchmark.provenance import device_name
-from benchmark.spec import Cell
+from benchmark.spec import Cell as AskedCell
 from benchmark.store import ResultStore
 from benchmark.training.thresholds import initialise_thresholds
 from dynconf.online import REFILL, Answers, DynamicInference
@@ -28,7 +29,9 @@ from dynconf.policies import DynamicConfidence, Policy, RandomExit
 from dynconf.recorder import record
 from methods.network import SpikingNetwork
 
-GOAL = 0.85
+PAGE = Path("bench/EARLY_EXIT.md")
+GOALS = {"cpu": 0.9, "cuda": 0.85}
+FIXED, SHRINKING, REFILLED = "fixed time", "shrinking", "refilled"
 CALIBRATION_IMAGES = 500
 
 # Of 2,000 test images of CIFAR-10, how many left a ResNet-20 (QCFS, L = 4) at each of 32 timesteps under Dynamic Confidence.
@@ -50,10 +53,69 @@ class _Case:
     words: str
 
 
+@dataclass(frozen=True)
+class Cell:
+    """What one method came to with batches of one size; seconds by way, one per repeat, `FIXED` among them."""
+
+    method: str
+    batch_size: int
+    images: int
+    timesteps: int
+    prelude: int
+    mean_exit: float
+    seconds: dict[str, list[float]]
+
+    @property
+    def ideal(self) -> float:
+        """How much faster early exit would be if every timestep of an image cost the same."""
+        return (self.timesteps + self.prelude) / (self.mean_exit + self.prelude)
+
+    def speedups(self, way: str) -> list[float]:
+        """Repeat by repeat."""
+        return [fixed / own for fixed, own in zip(self.seconds[FIXED], self.seconds[way], strict=True)]
+
+    def row(self) -> str:
+        """A row of the page's table."""
+        exits = f"{self.mean_exit:.2f}" + (f" + {self.prelude}" if self.prelude else "")
+        figures = [spread(self.seconds[FIXED]), f"{self.ideal:.3f}"]
+        for way in (SHRINKING, REFILLED):
+            speedups = self.speedups(way)
+            figures += [spread(speedups), spread([value / self.ideal for value in speedups])]
+        return f"| {self.method} | {self.batch_size} | {self.images} | {exits} | {' | '.join(figures)} |"
+
+
+def page(cells: Sequence[Cell], of: int, what: str, machine: Sequence[str], command: str) -> str:
+    """The whole page in Markdown; `of` is the number of cells that were asked for, `what` says what was simulated."""
+    lines = [
+        "<!-- Written by `python -m benchmark.bench early-exit`; edits are lost. -->",
+        "",
+        "# Early exit on the clock",
+        "",
+        "Seconds for all timesteps of every image, as fast as they are to be had, against images that leave at their exits:",
+        "from batches that shrink, one after the other, or from one that is refilled from the stream. Ideal is the ratio of",
+        "timesteps with the prelude, which all ways pay: it is reached where a timestep of an image costs the same in whatever",
+        f"company. Figures are medians of the repeats [smallest, largest]. Goal: {GOALS['cpu']} of the ideal at batch 64 on a",
+        f"CPU, {GOALS['cuda']} on a GPU.",
+        "",
+        *(f"- {line}" for line in machine),
+        f"- Simulated: {what}",
+        f"- Command: `{command}`",
+        "",
+    ]
+    if len(cells) < of:
+        lines += [f"**Not finished: {len(cells)} of {of} cells.**", ""]
+    columns = ["method", "batch", "images", "mean exit", "fixed time, s", "ideal"]
+    columns += ["shrinking, speed-up", "of ideal", "refilled, speed-up", "of ideal"]
+    lines += [f"| {' | '.join(columns)} |", f"| --- |{' ---: |' * (len(columns) - 1)}", *(cell.row() for cell in cells)]
+    return "\n".join(lines) + "\n"
+
+
 @click.command(name="early-exit")
-@click.option("--method", default="qcfs")
+@click.option("--method", "methods", multiple=True, default=("qcfs",), help="May be repeated.")
 @click.option("--model", default="resnet20")
-@click.option("--batch-size", type=click.IntRange(min=1), default=64)
+@click.option(
+    "--batch-size", "batch_sizes", multiple=True, type=click.IntRange(min=1), default=(64,), help="May be repeated."
+)
 @click.option("--timesteps", type=click.IntRange(min=1), default=32)
 @click.option("--images", type=click.IntRange(min=1), help="Number of images.  [default: 8 batches]")
 @click.option("--refill", type=click.FloatRange(0, 1), default=REFILL, help="Share of free places to wait for.")
@@ -65,56 +127,77 @@ class _Case:
     help="CIFAR-10: its images, the zoo's weights and Dynamic Confidence. Without it: noise, random weights, and exits by "
     "chance, distributed as measured there.",
 )
+@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), default=PAGE, help="The page to write.")
 @torch.no_grad()
 def early_exit(
-    method: str,
+    methods: tuple[str, ...],
     model: str,
-    batch_size: int,
+    batch_sizes: tuple[int, ...],
     timesteps: int,
     images: int | None,
     refill: float,
     repeats: int,
     device: str,
     data_dir: Path | None,
+    output: Path,
 ) -> None:
     """All timesteps for every image, early exit from batches that shrink, and from one that is refilled."""
     place = choose_device(device)
-    count = images or 8 * batch_size
-    with numerics("fp32", place):
-        if data_dir is None:
-            case = _noise(method, model, count, place)
-        else:
-            case = _cifar10(method, model, count, timesteps, place, data_dir)
-        batches = case.images.split(batch_size)
-        inference = DynamicInference(case.network, case.policy, timesteps)
-        answers: dict[str, Answers] = {}
-
-        def stream() -> None:
-            answers["stream"] = inference.stream(batches, batch_size, refill)
-
-        ways: dict[str, Callable[[], None]] = {
-            "fixed time": lambda: _fixed_time(case.network, batches, timesteps),
-            "early exit, shrinking batches": lambda: _shrinking(inference, batches),
-            "early exit, refilled batch": stream,
-        }
-        seconds = interleaved(ways, repeats, place)
-    prelude = case.network.prelude_steps
-    ideal = (timesteps + prelude) / float(answers["stream"].latency.double().mean())
-    click.echo(
-        f"{method}, {model}, {case.words}, {count} images, batch {batch_size}, T = {timesteps}, fp32, "
-        f"{device_name(place)}, median of {repeats} [min, max]"
+    command = " ".join(
+        [
+            "python -m benchmark.bench early-exit",
+            *(f"--method {method}" for method in methods),
+            f"--model {model}",
+            *(f"--batch-size {batch_size}" for batch_size in batch_sizes),
+            f"--timesteps {timesteps}",
+            *([f"--images {images}"] if images else []),
+            f"--refill {refill:g} --repeats {repeats} --device {device}",
+            *(["--data-dir DIR"] if data_dir else []),
+            *([f"--output {output}"] if output != PAGE else []),
+        ]
     )
-    click.echo(f"  mean exit {answers['stream'].timesteps.double().mean():.2f} + {prelude}: ideal speed-up {ideal:.2f}")
-    for name, times in seconds.items():
-        speedups = [fixed / own for fixed, own in zip(seconds["fixed time"], times, strict=True)]
-        text = f"  {name:31s} {_spread(times, 's')}"
-        if name != "fixed time":
-            text += f"  speed-up {_spread(speedups)}, of the ideal {_spread([value / ideal for value in speedups])}"
-        click.echo(text + (f" (goal {GOAL})" if name.endswith("refilled batch") else ""))
+    words = machine(place, ("torch",))
+    output.parent.mkdir(parents=True, exist_ok=True)
+    cells: list[Cell] = []
+    with numerics("fp32", place):
+        for method, batch_size in itertools.product(methods, batch_sizes):
+            count = images or 8 * batch_size
+            if data_dir is None:
+                case = _noise(method, model, count, place)
+            else:
+                case = _cifar10(method, model, count, timesteps, place, data_dir)
+            cells.append(_measured(case, method, batch_size, timesteps, refill, repeats, place))
+            what = f"{model}, {case.words}, T = {timesteps}, fp32"
+            output.write_text(page(cells, len(methods) * len(batch_sizes), what, words, command))
+            click.echo(cells[-1].row())
+    click.echo(f"written to {output}: {'; '.join(words)}")
 
 
-def _spread(values: list[float], unit: str = "") -> str:
-    return f"{statistics.median(values):.3f}{unit and ' ' + unit} [{min(values):.3f}, {max(values):.3f}]"
+def _measured(
+    case: _Case, method: str, batch_size: int, timesteps: int, refill: float, repeats: int, place: torch.device
+) -> Cell:
+    batches = case.images.split(batch_size)
+    inference = DynamicInference(case.network, case.policy, timesteps)
+    answers: dict[str, Answers] = {}
+
+    def stream() -> None:
+        answers["stream"] = inference.stream(batches, batch_size, refill)
+
+    ways: dict[str, Callable[[], None]] = {
+        FIXED: lambda: _fixed_time(case.network, batches, timesteps),
+        SHRINKING: lambda: _shrinking(inference, batches),
+        REFILLED: stream,
+    }
+    seconds = interleaved(ways, repeats, place)
+    return Cell(
+        method,
+        batch_size,
+        len(case.images),
+        timesteps,
+        case.network.prelude_steps,
+        float(answers["stream"].timesteps.double().mean()),
+        seconds,
+    )
 
 
 def _fixed_time(network: SpikingNetwork, batches: tuple[Tensor, ...], timesteps: int) -> None:
@@ -146,7 +229,7 @@ def _noise(method_name: str, model: str, count: int, place: torch.device) -> _Ca
 
 
 def _cifar10(method: str, model: str, count: int, timesteps: int, place: torch.device, folder: Path) -> _Case:
-    cell = Cell(
+    cell = AskedCell(
         method=method,
         dataset="cifar10",
         data_dir=str(folder),

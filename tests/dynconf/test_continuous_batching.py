@@ -293,6 +293,33 @@ def test_buckets_are_the_only_sizes(buckets, count, recordings):
         assert not hasattr(network, "diary")
 
 
+class FewAtATime(RefillableNetwork):
+    """The same, which is fastest with three images."""
+
+    def batch_size_for(self, images):
+        return min(len(images), 3)
+
+
+@pytest.mark.parametrize("refill", [0.0, 0.5, 1.0])
+def test_a_network_that_is_faster_with_fewer_images_gets_no_more(refill, recordings):
+    policy = Patience(steps=3)
+    expected = outcome(recordings["test"], policy.exit_steps(recordings["test"]))
+    network = FewAtATime()
+    run = DynamicInference(network, policy, TIMESTEPS)
+    assert_same(run.stream(chunked(IMAGES, 4), 16, refill), expected, refill)
+    assert max(network.rows("begin", "step")) == 3
+    replaced = network.rows("replace")
+    assert bool(replaced) == (refill < 1)
+    if refill == 0.5:  # of three places
+        assert min(replaced[:-1]) == 2
+    network.diary.clear()
+    assert_same(run(IMAGES), expected, "whole")
+    assert network.rows("begin") == [3] * (COUNT // 3)
+    network.diary.clear()
+    run.stream([IMAGES[:20]], 16, buckets=(8, 16))
+    assert set(network.rows("begin", "step")) <= {8, 16}
+
+
 # The stream: order, ends, laziness
 
 

@@ -218,23 +218,27 @@ def test_early_exit_looks_ahead_and_answers_the_same(name, monkeypatch):
     assert len(expected.timesteps.unique()) > 2
 
 
-def test_how_many_timesteps_are_computed_at_once():
+@pytest.mark.parametrize("threads", [1, 2])
+def test_how_many_timesteps_are_computed_at_once(threads, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     network = backbone("resnet20")
     for images, steps, lookahead in ((1, 16, 6), (4, 16, 4), (8, 8, 2), (16, 4, 1), (32, 2, 1), (64, 1, 1)):
-        network.begin(noise(images, 3, 32, 32))
+        network.begin(noise(threads * images, 3, 32, 32))
         assert network.lookahead == lookahead
         assert network._at_once(TIMESTEPS_AT_ONCE, ROWS_AT_ONCE, BYTES_AT_ONCE) == steps
     # Larger images fill the cache on their own.
-    network.begin(noise(1, 3, 256, 256))
+    network.begin(noise(threads, 3, 256, 256))
     assert network.lookahead == 1
     assert network._at_once(TIMESTEPS_AT_ONCE, ROWS_AT_ONCE, BYTES_AT_ONCE) == 8
     network.double().begin(noise(1, 3, 32, 32).double())
     assert network.lookahead == 1
 
 
-def test_how_many_images_are_best_simulated_together():
+def test_how_many_images_are_best_simulated_together(monkeypatch):
     network = backbone("resnet20")
-    assert network.batch_size_for(noise(64, 3, 32, 32)) == 32
+    for threads in (1, 3):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        assert network.batch_size_for(noise(100, 3, 32, 32)) == 32 * threads
     assert network.batch_size_for(noise(5, 3, 32, 32)) == 5
     assert network.batch_size_for(noise(64, 3, 32, 32).double()) == 64
 
