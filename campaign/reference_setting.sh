@@ -12,12 +12,12 @@
 #   clock-2bit   seconds of its fixed-time and early-exit passes at batch 1, 64 and 512, added to the record of T = 27
 #   train-l4, judge-l4      the same for ResNet-18 with QCFS activations, L = 4
 #   train-vgg, judge-vgg    the same for VGG-16, whose ReLU network is trained first
-#   speed        our simulator beside its floor and its peers, written to RESULTS/speed.md
+#   speed        our simulator beside its floor and its peers, and early exit beside its ideal, to RESULTS/speed.md and early_exit.md
 #
 # From the environment, for rehearsals and other machines: PYTHON, DEVICE, EPOCHS and TUNING (from scratch, and from the ReLU
 # network), WARMUP (epochs), RATE (of the tuning), MODEL, VGG, LIMIT (test and training images), CALIBRATION (images), SINGLE
-# (images timed at batch 1), COMPILE (empty for none), SPEED (options of `benchmark.bench peers`), TOGETHER (how many judgements
-# run at a time; trainings, clock and speed are always alone).
+# (images timed at batch 1), COMPILE (empty for none), SPEED and EXITS (options of `benchmark.bench peers` and `early-exit`),
+# TOGETHER (how many judgements run at a time; trainings, clock and speed are always alone).
 set -euo pipefail
 
 data=$1 results=$2
@@ -109,6 +109,9 @@ for step in "${steps[@]}"; do
             # shellcheck disable=SC2086
             $python -m benchmark.bench peers ${SPEED---model resnet18 --batch-size 1 --batch-size 64 --batch-size 512 --timesteps 32 --repeats 3 --no-memory} \
                 --device "$device" --output "$results/speed.md"
+            # shellcheck disable=SC2086
+            $python -m benchmark.bench early-exit ${EXITS---model resnet18 --batch-size 64 --batch-size 512 --repeats 3} \
+                --device "$device" --output "$results/early_exit.md"
             ;;
         *) echo "no such step: $step" >&2; exit 2 ;;
     esac
