@@ -45,7 +45,7 @@ class ContinuousBatch:
         max_timesteps: T, at which every remaining image answers.
         stream: the images.
         batch_size: the largest number of images at a time; without `buckets` there are fewer if the network has a
-            `batch_size_for` that says so.
+            `places_for` that says so.
         refill: share of the batch that has to be free before fresh images come in, 0 (one place is enough) to 1 (all). Until
             then the images that have left are simulated in vain.
         buckets: the only numbers of rows that the network is asked to compute, `batch_size` among them; rows that are not
@@ -137,7 +137,7 @@ class ContinuousBatch:
 
     def _places_to_fill(self) -> int:
         """How many images to begin with."""
-        image, best = self._stream.sample(), getattr(self._network, "batch_size_for", None)
+        image, best = self._stream.sample(), getattr(self._network, "places_for", None)
         if image is None or best is None or self._buckets is not None:
             return self._batch_size
         return int(best(image.expand(self._batch_size, *image.shape[1:])))

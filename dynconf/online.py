@@ -74,7 +74,7 @@ class DynamicInference:
     def __call__(self, images: Tensor) -> Answers:
         """Classify images [B, ...] as one batch, which shrinks; the answers are on the device of the images.
 
-        Where the network says that fewer images at a time are faster (`batch_size_for`), they are several batches.
+        Where the network says that fewer images at a time are faster (`places_for`), they are several batches.
         """
         batch = self._batch([images], max(1, len(images)), refill=1.0)
         return self._answers(_in_order(list(batch.exits())).to(images.device))
@@ -91,7 +91,7 @@ class DynamicInference:
         Args:
             batches: images [B, ...] on the network's device, B of any size and not always the same; or pairs (images, labels)
                 of which the labels are ignored. Batches are asked for as there is room, so the stream may be endless or slow.
-            batch_size: places, at most: there are fewer where the network says that fewer are faster (`batch_size_for`), and
+            batch_size: places, at most: there are fewer where the network says that fewer are faster (`places_for`), and
                 no `buckets` are given.
             refill: the share of the places that has to be free before fresh images come in, between 0 (one free place is
                 enough) and 1 (all, which is batch after batch). Until then the images that have left go on costing time; but

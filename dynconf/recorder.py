@@ -37,7 +37,8 @@ class StepwiseNetwork(Protocol):
     `name`), the recording has spikes per layer. `macs_once` and `macs_per_timestep` (int, per image) are recorded if they
     are there. `batch_size_for(images)` (int) says how many of these images are best simulated together, if not all of them, and
     `steps(count)` gives the logits of several timesteps faster than as many calls of `step`, the other attributes being those
-    of each timestep in turn; `lookahead` (int) is the `count` for early exit, as images leave only behind the last of them.
+    of each timestep in turn. Early exit asks `places_for(images)` instead of `batch_size_for`, and for `lookahead` (int)
+    timesteps at once, as images leave behind the last of them.
     `counts_spikes = False` or `counts_synops = False` says that zeros stand where nobody counted.
     """
 

@@ -26,12 +26,15 @@ from methods.tracing import module_of
 # Convolutions of a single float32 image may take another code path on CPUs and round differently, so that spikes flip. Where
 # they are not packed, a lone image is therefore computed in duplicate: its answer must not depend on its company.
 SMALLEST_BATCH = 2
-# On a CPU, per thread: more images at a time than this gain nothing, and their states do not stay in the cache.
-IMAGES_AT_ONCE = 32
+# On a CPU, per thread: the states of more images than this do not stay in the cache.
+IMAGES_AT_ONCE = 8
+# The same where images come and go, which costs its own time each time: per thread, and in any case.
+PLACES_AT_ONCE = 16
+ENOUGH_PLACES = 32
 # Several timesteps at once: they share the work of reading a layer's weights, until so many rows, or so large ones, do not
 # stay in the cache. Rows and bytes are per thread.
 TIMESTEPS_AT_ONCE = 16
-ROWS_AT_ONCE = 64
+ROWS_AT_ONCE = 32
 BYTES_AT_ONCE = 2**25
 # Where images may leave after each of them it has to be much faster, as the last ones are computed in vain.
 TIMESTEPS_AHEAD = 6
@@ -225,6 +228,11 @@ class SpikingNetwork(nn.Module):
     def batch_size_for(self, images: Tensor) -> int:
         """How many of these images [B, ...] are simulated fastest at a time: few on a CPU, elsewhere all of them."""
         return min(len(images), IMAGES_AT_ONCE * torch.get_num_threads()) if self._layers.serve(images) else len(images)
+
+    def places_for(self, images: Tensor) -> int:
+        """The same where images leave early and others take their places."""
+        most = max(ENOUGH_PLACES, PLACES_AT_ONCE * torch.get_num_threads())
+        return min(len(images), most) if self._layers.serve(images) else len(images)
 
     @property
     def lookahead(self) -> int:

@@ -296,7 +296,7 @@ def test_buckets_are_the_only_sizes(buckets, count, recordings):
 class FewAtATime(RefillableNetwork):
     """The same, which is fastest with three images."""
 
-    def batch_size_for(self, images):
+    def places_for(self, images):
         return min(len(images), 3)
 
 

@@ -222,7 +222,7 @@ def test_early_exit_looks_ahead_and_answers_the_same(name, monkeypatch):
 def test_how_many_timesteps_are_computed_at_once(threads, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     network = backbone("resnet20")
-    for images, steps, lookahead in ((1, 16, 6), (4, 16, 4), (8, 8, 2), (16, 4, 1), (32, 2, 1), (64, 1, 1)):
+    for images, steps, lookahead in ((1, 16, 6), (4, 8, 4), (8, 4, 2), (16, 2, 1), (32, 1, 1), (64, 1, 1)):
         network.begin(noise(threads * images, 3, 32, 32))
         assert network.lookahead == lookahead
         assert network._at_once(TIMESTEPS_AT_ONCE, ROWS_AT_ONCE, BYTES_AT_ONCE) == steps
@@ -238,9 +238,11 @@ def test_how_many_images_are_best_simulated_together(monkeypatch):
     network = backbone("resnet20")
     for threads in (1, 3):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
-        assert network.batch_size_for(noise(100, 3, 32, 32)) == 32 * threads
+        assert network.batch_size_for(noise(100, 3, 32, 32)) == 8 * threads
+        assert network.places_for(noise(100, 3, 32, 32)) == max(32, 16 * threads)
     assert network.batch_size_for(noise(5, 3, 32, 32)) == 5
     assert network.batch_size_for(noise(64, 3, 32, 32).double()) == 64
+    assert network.places_for(noise(64, 3, 32, 32).double()) == 64
 
 
 def test_the_graph_can_be_differentiated_after_a_simulation():
