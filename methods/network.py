@@ -27,7 +27,7 @@ from methods.tracing import module_of
 # they are not packed, a lone image is therefore computed in duplicate: its answer must not depend on its company.
 SMALLEST_BATCH = 2
 # On a CPU, per thread: the states of more images than this do not stay in the cache.
-IMAGES_AT_ONCE = 8
+IMAGES_AT_ONCE = 16
 # The same where images come and go, which costs its own time each time: per thread, and in any case.
 PLACES_AT_ONCE = 16
 ENOUGH_PLACES = 32

@@ -238,7 +238,7 @@ def test_how_many_images_are_best_simulated_together(monkeypatch):
     network = backbone("resnet20")
     for threads in (1, 3):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
-        assert network.batch_size_for(noise(100, 3, 32, 32)) == 8 * threads
+        assert network.batch_size_for(noise(100, 3, 32, 32)) == 16 * threads
         assert network.places_for(noise(100, 3, 32, 32)) == max(32, 16 * threads)
     assert network.batch_size_for(noise(5, 3, 32, 32)) == 5
     assert network.batch_size_for(noise(64, 3, 32, 32).double()) == 64
