@@ -28,8 +28,7 @@ from methods.tracing import module_of
 SMALLEST_BATCH = 2
 # On a CPU, per thread: the states of more images than this do not stay in the cache.
 IMAGES_AT_ONCE = 16
-# The same where images come and go, which costs its own time each time: per thread, and in any case.
-PLACES_AT_ONCE = 16
+# The same where images come and go, which costs its own time each time: in all, however few threads.
 ENOUGH_PLACES = 32
 # Several timesteps at once: they share the work of reading a layer's weights, until so many rows, or so large ones, do not
 # stay in the cache. Rows and bytes are per thread.
@@ -231,14 +230,14 @@ class SpikingNetwork(nn.Module):
 
     def places_for(self, images: Tensor) -> int:
         """The same where images leave early and others take their places."""
-        most = max(ENOUGH_PLACES, PLACES_AT_ONCE * torch.get_num_threads())
+        most = max(ENOUGH_PLACES, IMAGES_AT_ONCE * torch.get_num_threads())
         return min(len(images), most) if self._layers.serve(images) else len(images)
 
     @property
     def lookahead(self) -> int:
         """How many timesteps to ask `steps` for where images may leave after each of them: few on a CPU, elsewhere one."""
-        batch = self._at_rest
-        return max(1, self._next_phase(batch, self._at_once(TIMESTEPS_AHEAD, ROWS_AHEAD, BYTES_AHEAD))[1])
+        batch, most = self._at_rest, self._at_once(TIMESTEPS_AHEAD, ROWS_AHEAD, BYTES_AHEAD)
+        return max(1, self._next_phase(batch, most)[1]) if most > 1 else 1
 
     def _at_once(self, timesteps: int, rows: int, size: int) -> int:
         """How many timesteps, so many at most, fit into so many rows, of which a layer's take so many bytes, per thread."""

@@ -8,12 +8,12 @@ import pytest
 from click.testing import CliRunner
 
 from benchmark.bench import main
-from benchmark.bench.early_exit import FIXED, REFILLED, SHRINKING, Cell, page
+from benchmark.bench.early_exit_table import FIXED, REFILLED, SHRINKING, Clocked, page
 
 
 def cell(prelude=0, **seconds):
     ways = {FIXED: [8.0, 6.0, 10.0], SHRINKING: [4.0, 2.0, 4.0], REFILLED: [2.0, 2.0, 5.0]}
-    return Cell("srp", 64, 512, 32, prelude, 8.0, {**ways, **seconds})
+    return Clocked("srp", 64, 512, 32, prelude, 8.0, {**ways, **seconds})
 
 
 def test_a_speed_up_is_that_of_its_repeat_and_the_ideal_counts_the_prelude():
@@ -38,6 +38,22 @@ def test_a_speed_up_is_that_of_its_repeat_and_the_ideal_counts_the_prelude():
 def test_a_page_that_is_not_finished_says_so():
     assert "Not finished: 1 of 2" in page([cell()], 2, "noise", ["Machine: this"], "command")
     assert "Not finished" not in page([cell()], 1, "noise", ["Machine: this"], "command")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["early-exit", "--method", "nonsense"], "unknown method 'nonsense'"),
+        (["early-exit", "--model", "nonsense"], "unknown model 'nonsense'"),
+        (["early-exit", "--data-dir", "/nowhere"], "cifar10 is not on this disk"),
+        (["simulation", "--model", "nonsense"], "unknown model 'nonsense'"),
+    ],
+)
+def test_a_wrong_request_is_told_in_words(tmp_path, monkeypatch, options, said):
+    monkeypatch.chdir(tmp_path)
+    answer = CliRunner().invoke(main, options)
+    assert isinstance(answer.exception, SystemExit) and answer.exit_code in (1, 2)
+    assert answer.output.startswith(f"Error: {said}")
 
 
 @pytest.mark.parametrize("method", ["qcfs", "srp"])

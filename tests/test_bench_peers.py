@@ -199,7 +199,7 @@ def test_compiled_contestants_are_shown_and_count_for_nothing(invoke):
     for each, agreement in zip(COMPILED, (r"equal( \(to .*\))?", "no spikes"), strict=True):
         assert re.search(rf"^\| {each.name} (\| [\d.]+ \[.*?\] ){{3}}\| - \| {agreement} \|$", written, re.MULTILINE)
         assert f"- {each.name}: " in written
-    assert "--compiled --no-memory" in written
+    assert "--compiled --device auto --no-memory" in written
     rows = check(TINY, 6, CPU, COMPILED)
     assert [row.agrees for row in rows.values()] == [True, None]
     slow = Row(by_name("ours, recording"), "same answers", True, (2.0,))

@@ -72,6 +72,18 @@ def test_fixed_time_is_compared_at_its_fastest(monkeypatch):
     assert torch.equal(answers, torch.stack([network.step().double() for _ in range(16)]).sum(0).float().argmax(1))
 
 
+def test_fixed_time_takes_as_many_images_at_a_time_as_are_fastest(monkeypatch):
+    torch.manual_seed(0)
+    network = QCFS().convert(QCFS().prepare(small_cnn()).eval())
+    images = torch.rand(11, 1, 8, 8)
+    expected = fixed_time(network, images, 4)
+    monkeypatch.setattr(type(network), "batch_size_for", lambda self, images: min(len(images), 4))
+    begin, begun = type(network).begin, []
+    monkeypatch.setattr(type(network), "begin", lambda self, part: begun.append(len(part)) or begin(self, part))
+    assert torch.equal(fixed_time(network, images, 4), expected)
+    assert begun == [4, 4, 3]
+
+
 @pytest.mark.parametrize("option", ["--measure-batch-size", "--measure-images"])
 def test_options_of_the_clock_ask_for_it(tmp_path, call, option):
     answer = call("run", *QUICK, "--results", tmp_path, option, "3")

@@ -17,6 +17,8 @@ python -m benchmark.bench startup
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from benchmark.bench.board import board
@@ -29,10 +31,24 @@ from benchmark.bench.replaying import replaying
 from benchmark.bench.simulation import simulation
 from benchmark.bench.startup import startup
 from benchmark.bench.thresholds import thresholds
+from benchmark.errors import BenchmarkError
+
+
+class _Plain(click.Group):
+    """Errors that a user can act on are told in a line or two, not as tracebacks."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BenchmarkError as error:
+            click.echo(f"Error: {error}", err=True)
+            ctx.exit(error.exit_code)
 
 
 @click.group(
-    invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"], "show_default": True}
+    cls=_Plain,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
 )
 @click.pass_context
 def main(context: click.Context) -> None:

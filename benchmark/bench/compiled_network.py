@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,15 +13,29 @@ from benchmark.bench.foreign_neurons import NotAvailable, with_neurons
 from benchmark.bench.source_network import SourceNetwork
 from methods.packed import PackedConvolution
 
-Run = Callable[[Tensor, int], Tensor]
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
 
 
-def compiled_steps(source: SourceNetwork) -> Run:
+def compiled(function: Callable[Given, Result], source: SourceNetwork) -> Callable[Given, Result]:
+    """`function` for the device of `source`; forgets what was compiled before, of which torch keeps only so much.
+
+    Raises NotAvailable where nothing can be compiled.
+    """
+    torch._dynamo.reset()
+    place = next(source.analog.parameters()).device
+    try:
+        torch.compile(lambda values: values + 1)(torch.ones(2, device=place))
+    except Exception as error:  # whatever a missing compiler raises
+        raise NotAvailable(f"cannot be compiled here: {type(error).__name__}") from error
+    return torch.compile(function, dynamic=False)
+
+
+def compiled_steps(source: SourceNetwork) -> Callable[[Tensor, int], Tensor]:
     """Timestep after timestep; synapses and neurons of a timestep are compiled as one function, which counts nothing.
 
     Raises NotAvailable where nothing can be compiled.
     """
-    _check(source)
     before, body = (copy.deepcopy(part) for part in with_neurons(source.network, _Neuron))
     for module in (*before.modules(), *body.modules()):
         if isinstance(module, PackedConvolution):
@@ -34,32 +49,14 @@ def compiled_steps(source: SourceNetwork) -> Run:
         logits: Tensor = body(*currents)
         return logits, [neuron.membrane for neuron in neurons]
 
-    compiled = torch.compile(timestep, dynamic=False)
+    step = compiled(timestep, source)
 
     def run(images: Tensor, timesteps: int) -> Tensor:
         currents = before(images.contiguous(memory_format=torch.channels_last))
-        for neuron in neurons:
-            neuron.start()
-        total, membranes = timestep(currents, [neuron.membrane for neuron in neurons])
+        total, membranes = step(currents, [neuron.start for neuron in neurons])
         for _ in range(timesteps - 1):
-            logits, membranes = compiled(currents, membranes)
+            logits, membranes = step(currents, membranes)
             total = total + logits
-        return total
-
-    return run
-
-
-def compiled_passes(source: SourceNetwork) -> Run:
-    """Forward passes of the network with ReLU in channels_last. Raises NotAvailable where nothing can be compiled."""
-    _check(source)
-    analog = copy.deepcopy(source.analog).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    compiled = torch.compile(analog, dynamic=False)
-
-    def run(images: Tensor, timesteps: int) -> Tensor:
-        images = images.contiguous(memory_format=torch.channels_last)
-        total: Tensor = compiled(images)
-        for _ in range(timesteps - 1):
-            total = total + compiled(images)
         return total
 
     return run
@@ -73,24 +70,10 @@ class _Neuron(nn.Module):
     def __init__(self, threshold: float):
         super().__init__()
         self.threshold = threshold
-        self.start()
-
-    def start(self) -> None:
-        """Forget the images."""
-        self.membrane = torch.tensor(0.5 * self.threshold, dtype=torch.float64)
+        self.start = torch.tensor(0.5 * threshold, dtype=torch.float64)
 
     def forward(self, current: Tensor) -> Tensor:
         charged = self.membrane.to(current) + current
         spikes = (charged >= self.threshold).to(current.dtype)
         self.membrane = charged - self.threshold * spikes
         return spikes
-
-
-def _check(source: SourceNetwork) -> None:
-    """Forgets what was compiled before, of which torch keeps only so much."""
-    torch._dynamo.reset()
-    place = next(source.analog.parameters()).device
-    try:
-        torch.compile(lambda values: values + 1)(torch.ones(2, device=place))
-    except Exception as error:  # whatever a missing compiler raises
-        raise NotAvailable(f"cannot be compiled here: {type(error).__name__}") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 from benchmark import backbones, registry
-from benchmark.bench.machine import machine
-from benchmark.bench.peer_table import spread
+from benchmark.bench.early_exit_table import FIXED, REFILLED, SHRINKING, Clocked, page
+from benchmark.bench.machine import command_line, machine
 from benchmark.bench.timing import interleaved
 from benchmark.loading import Loader
 from benchmark.measuring import fixed_time
 from benchmark.numerics import choose_device, numerics
 from benchmark.preparation import build_network, prepare
-from benchmark.spec import Cell as AskedCell
+from benchmark.spec import Cell
 from benchmark.store import ResultStore
 from benchmark.training.thresholds import initialise_thresholds
 from dynconf.online import REFILL, Answers, DynamicInference
@@ -30,8 +30,6 @@ from dynconf.recorder import record
 from methods.network import SpikingNetwork
 
 PAGE = Path("bench/EARLY_EXIT.md")
-GOALS = {"cpu": 0.9, "cuda": 0.85}
-FIXED, SHRINKING, REFILLED = "fixed time", "shrinking", "refilled"
 CALIBRATION_IMAGES = 500
 
 # Of 2,000 test images of CIFAR-10, how many left a ResNet-20 (QCFS, L = 4) at each of 32 timesteps under Dynamic Confidence.
@@ -51,63 +49,6 @@ class _Case:
     images: Tensor
     policy: Policy
     words: str
-
-
-@dataclass(frozen=True)
-class Cell:
-    """What one method came to with batches of one size; seconds by way, one per repeat, `FIXED` among them."""
-
-    method: str
-    batch_size: int
-    images: int
-    timesteps: int
-    prelude: int
-    mean_exit: float
-    seconds: dict[str, list[float]]
-
-    @property
-    def ideal(self) -> float:
-        """How much faster early exit would be if every timestep of an image cost the same."""
-        return (self.timesteps + self.prelude) / (self.mean_exit + self.prelude)
-
-    def speedups(self, way: str) -> list[float]:
-        """Repeat by repeat."""
-        return [fixed / own for fixed, own in zip(self.seconds[FIXED], self.seconds[way], strict=True)]
-
-    def row(self) -> str:
-        """A row of the page's table."""
-        exits = f"{self.mean_exit:.2f}" + (f" + {self.prelude}" if self.prelude else "")
-        figures = [spread(self.seconds[FIXED]), f"{self.ideal:.3f}"]
-        for way in (SHRINKING, REFILLED):
-            speedups = self.speedups(way)
-            figures += [spread(speedups), spread([value / self.ideal for value in speedups])]
-        return f"| {self.method} | {self.batch_size} | {self.images} | {exits} | {' | '.join(figures)} |"
-
-
-def page(cells: Sequence[Cell], of: int, what: str, machine: Sequence[str], command: str) -> str:
-    """The whole page in Markdown; `of` is the number of cells that were asked for, `what` says what was simulated."""
-    lines = [
-        "<!-- Written by `python -m benchmark.bench early-exit`; edits are lost. -->",
-        "",
-        "# Early exit on the clock",
-        "",
-        "Seconds for all timesteps of every image, as fast as they are to be had, against images that leave at their exits:",
-        "from batches that shrink, one after the other, or from one that is refilled from the stream. Ideal is the ratio of",
-        "timesteps with the prelude, which all ways pay: it is reached where a timestep of an image costs the same in whatever",
-        f"company. Figures are medians of the repeats [smallest, largest]. Goal: {GOALS['cpu']} of the ideal at batch 64 on a",
-        f"CPU, {GOALS['cuda']} on a GPU.",
-        "",
-        *(f"- {line}" for line in machine),
-        f"- Simulated: {what}",
-        f"- Command: `{command}`",
-        "",
-    ]
-    if len(cells) < of:
-        lines += [f"**Not finished: {len(cells)} of {of} cells.**", ""]
-    columns = ["method", "batch", "images", "mean exit", "fixed time, s", "ideal"]
-    columns += ["shrinking, speed-up", "of ideal", "refilled, speed-up", "of ideal"]
-    lines += [f"| {' | '.join(columns)} |", f"| --- |{' ---: |' * (len(columns) - 1)}", *(cell.row() for cell in cells)]
-    return "\n".join(lines) + "\n"
 
 
 @click.command(name="early-exit")
@@ -143,22 +84,10 @@ def early_exit(
 ) -> None:
     """All timesteps for every image, early exit from batches that shrink, and from one that is refilled."""
     place = choose_device(device)
-    command = " ".join(
-        [
-            "python -m benchmark.bench early-exit",
-            *(f"--method {method}" for method in methods),
-            f"--model {model}",
-            *(f"--batch-size {batch_size}" for batch_size in batch_sizes),
-            f"--timesteps {timesteps}",
-            *([f"--images {images}"] if images else []),
-            f"--refill {refill:g} --repeats {repeats} --device {device}",
-            *(["--data-dir DIR"] if data_dir else []),
-            *([f"--output {output}"] if output != PAGE else []),
-        ]
-    )
+    command = command_line()
     words = machine(place, ("torch",))
     output.parent.mkdir(parents=True, exist_ok=True)
-    cells: list[Cell] = []
+    cells: list[Clocked] = []
     with numerics("fp32", place):
         for method, batch_size in itertools.product(methods, batch_sizes):
             count = images or 8 * batch_size
@@ -175,7 +104,7 @@ def early_exit(
 
 def _measured(
     case: _Case, method: str, batch_size: int, timesteps: int, refill: float, repeats: int, place: torch.device
-) -> Cell:
+) -> Clocked:
     batches = case.images.split(batch_size)
     inference = DynamicInference(case.network, case.policy, timesteps)
     answers: dict[str, Answers] = {}
@@ -189,7 +118,7 @@ def _measured(
         REFILLED: stream,
     }
     seconds = interleaved(ways, repeats, place)
-    return Cell(
+    return Clocked(
         method,
         batch_size,
         len(case.images),
@@ -229,7 +158,7 @@ def _noise(method_name: str, model: str, count: int, place: torch.device) -> _Ca
 
 
 def _cifar10(method: str, model: str, count: int, timesteps: int, place: torch.device, folder: Path) -> _Case:
-    cell = AskedCell(
+    cell = Cell(
         method=method,
         dataset="cifar10",
         data_dir=str(folder),

@@ -11,10 +11,9 @@ import torch
 
 from benchmark.bench.growing import Recorder, Work, bytes_per_image_timestep, peak_in_own_process, replay
 from benchmark.bench.growth_table import KIBI, SUMMARY, Memory, Series, page
-from benchmark.bench.machine import machine
+from benchmark.bench.machine import command_line, machine
 from benchmark.bench.source_network import Model
 from benchmark.bench.timing import interleaved
-from benchmark.errors import BenchmarkError, UsageError
 from benchmark.numerics import numerics
 
 PAGE = Path("bench/GROWTH.md")
@@ -27,10 +26,7 @@ SERIES = 6
 
 
 def _model(_: click.Context, __: click.Parameter, name: str) -> Model:
-    try:
-        return Model.parse(name)
-    except UsageError as error:
-        raise click.UsageError(str(error)) from error
+    return Model.parse(name)
 
 
 def _sizes(_: click.Context, parameter: click.Parameter, values: tuple[int, ...]) -> tuple[int, ...]:
@@ -91,7 +87,7 @@ def growth(
     once for reading them back as well.
     """
     words = machine(CPU, ("torch", "scipy"))
-    command = _command(model, times, counts, classes, batch_size, repeats, output)
+    command = command_line()
     output.parent.mkdir(parents=True, exist_ok=True)
     network = model.build().network
     many = tuple(WALK_FACTOR * each for each in counts)
@@ -131,10 +127,7 @@ def _discard(task: Callable[[], object]) -> None:
 
 
 def _memory(works: Sequence[Work]) -> Memory:
-    try:
-        written, read_back = (tuple(peak_in_own_process(work, back) for work in works) for back in (False, True))
-    except BenchmarkError as error:
-        raise click.ClickException(str(error)) from error
+    written, read_back = (tuple(peak_in_own_process(work, back) for work in works) for back in (False, True))
     return Memory(written, read_back)
 
 
@@ -167,19 +160,3 @@ def _own(work: Work, unit: str) -> str:
         )
     size = work.batch_size * work.timesteps * torch.float32.itemsize / KIBI
     return f"statistics do not grow; the summed logits of a batch at all timesteps do, by {size:.2f} KiB per class and copy"
-
-
-def _command(
-    model: Model,
-    times: Sequence[int],
-    counts: Sequence[int],
-    classes: Sequence[int],
-    batch_size: int,
-    repeats: int,
-    output: Path,
-) -> str:
-    words = [f"python -m benchmark.bench growth --model {model}"]
-    for option, sizes in (("timesteps", times), ("images", counts), ("classes", classes)):
-        words += [f"--{option} {size}" for size in sizes]
-    words += [f"--batch-size {batch_size}", f"--repeats {repeats}"]
-    return " ".join([*words, f"--output {output}"] if output != PAGE else words)

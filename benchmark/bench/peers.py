@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -14,12 +13,11 @@ from torch import Tensor
 
 from benchmark.bench.contestants import COMPILED, CONTESTANTS, TOLERANCE, Contestant, Run, Side, by_name, disagreement
 from benchmark.bench.foreign_neurons import NotAvailable
-from benchmark.bench.machine import machine
+from benchmark.bench.machine import command_line, machine
 from benchmark.bench.peer_memory import peak_in_a_process
 from benchmark.bench.peer_table import Cell, Row, page
 from benchmark.bench.source_network import Model, SourceNetwork
 from benchmark.bench.timing import interleaved
-from benchmark.errors import UsageError
 from benchmark.numerics import choose_device, numerics
 
 CHECKED_IMAGES = 2
@@ -27,18 +25,8 @@ RELEASE = "release"
 PAGE = Path("bench/RESULTS.md")
 
 
-@contextmanager
-def _as_usage() -> Iterator[None]:
-    """Our errors about a request as click's."""
-    try:
-        yield
-    except UsageError as error:
-        raise click.UsageError(str(error)) from error
-
-
 def _models(_: click.Context, __: click.Parameter, names: tuple[str, ...]) -> tuple[Model, ...]:
-    with _as_usage():
-        return tuple(map(Model.parse, names))
+    return tuple(map(Model.parse, names))
 
 
 @click.command()
@@ -78,22 +66,9 @@ def peers(
     all simulators have to give our logits in float64; one that does not is shown and marked, and counts for nothing.
     A page is one machine's: give another machine, or the GPU of this one, a page of its own (--output bench/GPU.md).
     """
-    with _as_usage():
-        place = choose_device(device)
+    place = choose_device(device)
     words = machine(place, ("torch", "spikingjelly", "snntorch"))
-    command = " ".join(
-        [
-            "python -m benchmark.bench peers",
-            *(f"--model {model}" for model in models),
-            *(f"--batch-size {batch_size}" for batch_size in batch_sizes),
-            *(f"--timesteps {timesteps}" for timesteps in times),
-            f"--images {images} --repeats {repeats} --device {device}",
-            *(["--compiled"] if compiled else []),
-            *([] if memory else ["--no-memory"]),
-            # The page is named where it is not the usual one, so that it is the one that is written again.
-            *([f"--output {output}"] if output != PAGE else []),
-        ]
-    )
+    command = command_line()
     output.parent.mkdir(parents=True, exist_ok=True)
     contestants = (*CONTESTANTS, *(COMPILED if compiled else ()))
     cells: list[Cell] = []

@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 import torch
 
-from benchmark.bench.machine import machine
+from benchmark.bench.machine import command_line, machine
 from benchmark.bench.peer_table import spread
 from benchmark.bench.timing import interleaved
 from benchmark.provenance import processor_name
@@ -57,8 +57,7 @@ def startup(repeats: int, first_result: bool, output: Path) -> None:
     }
     place = torch.device("cpu")
     words = machine(place, ("torch",))
-    command = f"python -m benchmark.bench startup --repeats {repeats}{'' if first_result else ' --no-first-result'}"
-    command += "" if output == PAGE else f" --output {output}"
+    command = command_line()
     seconds = interleaved(tasks, repeats, place)
     click.echo(f"{processor_name()}, {os.cpu_count()} cores, median of {repeats} [min, max]")
     for name, times in seconds.items():
