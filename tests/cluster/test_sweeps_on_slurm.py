@@ -9,6 +9,7 @@ import signal
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,7 @@ method = ["qcfs", "cos"]
 seed = [0, 1]
 """
 
-# A recording that takes some ten seconds: a pause before each batch.
+# A recording that takes some ten seconds: a pause before each batch. `held` stops it there for as long as a test needs.
 SLOW = """
 plugins = ["{plugin}"]
 [resources]
@@ -69,6 +70,17 @@ def slow(benchmark, pause=0.5, minutes=30):
     plugin = benchmark.folder / "slow.py"
     plugin.write_text(SLOW_PLUGIN.format(pause=pause))
     return benchmark.write(SLOW.format(plugin=plugin, minutes=minutes))
+
+
+@contextmanager
+def held(benchmark):
+    """A recording by `slow` does not end meanwhile, however slow this machine is at what the test asks of it."""
+    file = benchmark.folder / "held"
+    file.touch()
+    try:
+        yield
+    finally:
+        file.unlink()
 
 
 def shards(benchmark):
@@ -153,10 +165,11 @@ def test_a_recording_goes_on_after_preemption(benchmark, cluster, how):
     """USR2 as a warning, or requeued without one: finished shards are not made again, and the id of the job stays."""
     benchmark("sweep", slow(benchmark), "--cluster", "slurm")
     wait_until(lambda: len(shards(benchmark)) >= 1)
-    ((job, state, _),) = cluster.jobs()
-    assert state == "RUNNING" and states(benchmark) == ["running"]
-    before = {path: path.stat().st_mtime_ns for path in shards(benchmark)}
-    cluster.asked(*(["scancel", "-s", "USR2", job] if how == "preempted" else ["scontrol", "requeue", job]))
+    with held(benchmark):
+        ((job, state, _),) = cluster.jobs()
+        assert state == "RUNNING" and states(benchmark) == ["running"]
+        before = {path: path.stat().st_mtime_ns for path in shards(benchmark)}
+        cluster.asked(*(["scancel", "-s", "USR2", job] if how == "preempted" else ["scontrol", "requeue", job]))
     wait_done(benchmark)
     assert states(benchmark) == ["done"]
     assert all(path.stat().st_mtime_ns == time for path, time in before.items())
@@ -168,12 +181,15 @@ def test_a_recording_makes_room_for_urgent_jobs(benchmark, cluster):
     """Slurm itself preempts: it warns, gives the time of grace, and queues the job again until there is room."""
     benchmark("sweep", slow(benchmark), "--cluster", "slurm")
     wait_until(lambda: len(shards(benchmark)) >= 1)
-    before = {path: path.stat().st_mtime_ns for path in shards(benchmark)}
-    for node in ("n1", "n2"):
-        said = cluster.asked("sbatch", "-p", "urgent", "-w", node, "-c", "4", "-o", "/dev/null", "--wrap", "sleep 15")
-        assert said.startswith("Submitted"), said
-    wait_until(lambda: (rows(benchmark)[0]["why"] or "").startswith("PENDING"))
-    assert states(benchmark) == ["queued"]
+    with held(benchmark):
+        before = {path: path.stat().st_mtime_ns for path in shards(benchmark)}
+        for node in ("n1", "n2"):
+            said = cluster.asked(
+                "sbatch", "-p", "urgent", "-w", node, "-c", "4", "-o", "/dev/null", "--wrap", "sleep 15"
+            )
+            assert said.startswith("Submitted"), said
+        wait_until(lambda: (rows(benchmark)[0]["why"] or "").startswith("PENDING"))
+        assert states(benchmark) == ["queued"]
     wait_done(benchmark)
     assert states(benchmark) == ["done"]
     assert all(path.stat().st_mtime_ns == time for path, time in before.items())
@@ -204,10 +220,11 @@ def test_a_full_disk_loses_nothing_but_the_shard(benchmark):
         benchmark("sweep", path, "--cluster", "slurm")
         wait_until(lambda: len(shards(benchmark)) >= 1)
         filler = benchmark.results / "filler"
-        with pytest.raises(OSError, match="No space"), filler.open("wb", buffering=0) as stream:
-            while True:
-                stream.write(bytes(4096))
-        before = {path: path.stat().st_mtime_ns for path in shards(benchmark)}
+        with held(benchmark):
+            with pytest.raises(OSError, match="No space"), filler.open("wb", buffering=0) as stream:
+                while True:
+                    stream.write(bytes(4096))
+            before = {path: path.stat().st_mtime_ns for path in shards(benchmark)}
         wait_done(benchmark)
         assert states(benchmark) == ["missing"]  # there was no room to say more
         filler.unlink()
@@ -226,7 +243,8 @@ def test_what_is_killed_is_missing_and_goes_on(benchmark):
     path = slow(benchmark)
     benchmark("sweep", path, "--cluster", "slurm")
     wait_until(lambda: len(shards(benchmark)) >= 1)
-    os.kill(pid_of_the_task(benchmark), signal.SIGKILL)
+    with held(benchmark):
+        os.kill(pid_of_the_task(benchmark), signal.SIGKILL)
     wait_done(benchmark)
     (row,) = rows(benchmark)
     assert row["state"] == "missing" and row["why"].startswith("its process on ")
@@ -239,9 +257,10 @@ def test_what_is_killed_is_missing_and_goes_on(benchmark):
 
 def test_cancelled_jobs_leave_a_list(benchmark):
     path = slow(benchmark)
-    benchmark("sweep", path, "--cluster", "slurm")
-    wait_until(lambda: states(benchmark) == ["running"])
-    assert "cancelled " in benchmark("cancel").stderr
+    with held(benchmark):
+        benchmark("sweep", path, "--cluster", "slurm")
+        wait_until(lambda: states(benchmark) == ["running"])
+        assert "cancelled " in benchmark("cancel").stderr
     wait_done(benchmark)
     assert states(benchmark) == ["missing"]
     assert "nothing: no job is alive" in benchmark("cancel").stderr
@@ -268,29 +287,31 @@ def test_a_cell_that_always_fails_is_named_with_its_log(benchmark):
 def test_the_controller_may_be_away(benchmark, cluster):
     """Running jobs go on; nobody submits as long as nobody knows what is queued."""
     path = slow(benchmark)
-    benchmark("sweep", path, "--cluster", "slurm")
-    wait_until(lambda: states(benchmark) == ["running"])
-    cluster.wait_saved()
-    cluster.lab("stop.sh", "-9", "ctld")
-    try:
-        told = benchmark("status", code=1)
-        assert "squeue " in told.stderr and "running" in told.stdout
-        refused = benchmark("sweep", path, "--cluster", "slurm", code=1)
-        assert "squeue " in refused.stderr
-    finally:
-        cluster.lab("start.sh", "ctld")
+    with held(benchmark):
+        benchmark("sweep", path, "--cluster", "slurm")
+        wait_until(lambda: states(benchmark) == ["running"])
+        cluster.wait_saved()
+        cluster.lab("stop.sh", "-9", "ctld")
+        try:
+            told = benchmark("status", code=1)
+            assert "squeue " in told.stderr and "running" in told.stdout
+            refused = benchmark("sweep", path, "--cluster", "slurm", code=1)
+            assert "squeue " in refused.stderr
+        finally:
+            cluster.lab("start.sh", "ctld")
     wait_done(benchmark)
     assert states(benchmark) == ["done"]
 
 
 def test_the_daemon_of_the_node_may_die(benchmark, cluster):
     path = slow(benchmark)
-    benchmark("sweep", path, "--cluster", "slurm")
-    wait_until(lambda: states(benchmark) == ["running"])
-    ((_, _, node),) = cluster.jobs()
-    cluster.lab("stop.sh", "-9", node)
-    time.sleep(2)
-    cluster.lab("start.sh", node)
+    with held(benchmark):
+        benchmark("sweep", path, "--cluster", "slurm")
+        wait_until(lambda: states(benchmark) == ["running"])
+        ((_, _, node),) = cluster.jobs()
+        cluster.lab("stop.sh", "-9", node)
+        time.sleep(2)
+        cluster.lab("start.sh", node)
     wait_done(benchmark)
     assert states(benchmark) == ["done"]
 
@@ -299,11 +320,12 @@ def test_a_node_that_is_lost(benchmark, cluster):
     """Power off: neither the task, nor its warden, nor the daemon says a word; Slurm waits its time and goes elsewhere."""
     benchmark("sweep", slow(benchmark), "--cluster", "slurm")
     wait_until(lambda: len(shards(benchmark)) >= 1)
-    ((job, _, node),) = cluster.jobs()
-    before = {path: path.stat().st_mtime_ns for path in shards(benchmark)}
-    cluster.lab("stop.sh", "-9", node)
-    for pid in cluster.processes():
-        os.kill(pid, signal.SIGKILL)
+    with held(benchmark):
+        ((job, _, node),) = cluster.jobs()
+        before = {path: path.stat().st_mtime_ns for path in shards(benchmark)}
+        cluster.lab("stop.sh", "-9", node)
+        for pid in cluster.processes():
+            os.kill(pid, signal.SIGKILL)
     try:
         assert states(benchmark) == ["queued"]  # Slurm still holds it for running
         wait_until(lambda: len(shards(benchmark)) > len(before))

@@ -19,10 +19,12 @@ from conftest import ROOT
 LAB = ROOT / "tests" / "cluster" / "lab"
 INSTALL = "bash tests/cluster/lab/install.sh"
 
-# A method `slow` that waits before each batch, {pause} seconds (an expression) for 64 images.
+# A method `slow` that waits before each batch, {pause} seconds (an expression) for 64 images, and as long as there is a file
+# `held` beside it.
 SLOW_PLUGIN = """
 import os
 import time
+from pathlib import Path
 from benchmark.registry import register
 from methods.qcfs import QCFS
 
@@ -32,6 +34,8 @@ class Slow(QCFS):
         begin = spiking.begin
         def slowly(images):
             time.sleep({pause} * len(images) / 64)  # a network may be given a batch in parts
+            while Path(__file__).with_name("held").exists():
+                time.sleep(0.1)
             begin(images)
         spiking.begin = slowly
         return spiking
