@@ -83,7 +83,7 @@ class DynamicInference:
         self,
         batches: Iterable[ImageBatch],
         batch_size: int = 64,
-        refill: float = REFILL,
+        refill: float | None = None,
         buckets: Sequence[int] | None = None,
     ) -> Answers:
         """Classify a stream of images in a batch that stays full: fresh images take the places of those that have left.
@@ -95,7 +95,9 @@ class DynamicInference:
                 no `buckets` are given.
             refill: the share of the places that has to be free before fresh images come in, between 0 (one free place is
                 enough) and 1 (all, which is batch after batch). Until then the images that have left go on costing time; but
-                every refill costs the stem and the prelude of a small batch, which is slow on a GPU.
+                every refill costs the stem and the prelude of a small batch, which is slow on a GPU. None: 1 for a network
+                that computes images of different age apart (`parts_ages`; in `methods` QFFS and ST-BIF, where some are
+                still driven and others settle), 1/16 for any other.
             buckets: if given, the only numbers of rows that are ever computed, for networks that are compiled or captured for
                 certain shapes; the largest is `batch_size`.
 
@@ -111,7 +113,7 @@ class DynamicInference:
         self,
         batches: Iterable[ImageBatch],
         batch_size: int = 64,
-        refill: float = REFILL,
+        refill: float | None = None,
         buckets: Sequence[int] | None = None,
     ) -> Iterator[Answers]:
         """As `stream`, but gives answers as soon as those to all earlier images are known: some images' at a time.
@@ -139,10 +141,12 @@ class DynamicInference:
         self,
         batches: Iterable[ImageBatch],
         batch_size: int,
-        refill: float,
+        refill: float | None,
         buckets: Sequence[int] | None = None,
     ) -> ContinuousBatch:
         stream = ImageStream(batches)
+        if refill is None:
+            refill = 1.0 if getattr(self.network, "parts_ages", False) else REFILL
         return ContinuousBatch(self.network, self.policy, self.max_timesteps, stream, batch_size, refill, buckets)
 
     def _answers(self, exits: Tensor) -> Answers:

@@ -234,6 +234,11 @@ class SpikingNetwork(nn.Module):
         return min(len(images), most) if self._layers.serve(images) else len(images)
 
     @property
+    def parts_ages(self) -> bool:
+        """Whether images in different phases of the schedule share a batch only one phase after the other."""
+        return self.schedule.drive is not None
+
+    @property
     def lookahead(self) -> int:
         """How many timesteps to ask `steps` for where images may leave after each of them: few on a CPU, elsewhere one."""
         batch, most = self._at_rest, self._at_once(TIMESTEPS_AHEAD, ROWS_AHEAD, BYTES_AHEAD)

@@ -17,6 +17,7 @@ from dynconf import DynamicConfidence, DynamicInference, FixedTime, Patience, re
 from dynconf.image_stream import ImageStream
 from dynconf.judging import outcome
 from dynconf.names import POLICIES
+from dynconf.policies import RandomExit
 from methods.qcfs import QCFS
 from methods.qffs import QFFS
 
@@ -242,6 +243,27 @@ def test_refilling_waits_for_its_share_of_the_places():
     assert 0 < wasted <= 3 * len(network.rows("step"))
 
 
+class AgesApart(RefillableNetwork):
+    """The same, which computes images of different age one after the other."""
+
+    parts_ages = True
+
+
+def test_by_default_a_sixteenth_of_the_places_is_waited_for():
+    """Also for a network that says nothing of it, and for one that takes images of any age together."""
+    policy = RandomExit(rates=(0.1,) * TIMESTEPS, selection="given")
+
+    def diary(network, **options):
+        DynamicInference(network, policy, TIMESTEPS).stream([IMAGES], batch_size=32, **options)
+        return network.diary
+
+    together = AgesApart()
+    together.parts_ages = False
+    expected = diary(RefillableNetwork(), refill=1 / 16)
+    assert diary(RefillableNetwork()) == diary(together) == expected != diary(RefillableNetwork(), refill=0.0)
+    assert diary(AgesApart()) == diary(AgesApart(), refill=1.0) != expected
+
+
 def test_timesteps_ahead_are_few_and_end_with_the_last_one():
     network = LookingAhead()
     answers = DynamicInference(network, Patience(steps=3), TIMESTEPS).stream([IMAGES], batch_size=1)
@@ -266,7 +288,9 @@ def test_a_network_that_was_left_ahead_can_be_used_again():
     assert_same(run(IMAGES), expected, "again")
 
 
-@pytest.mark.parametrize(("network", "refill"), [(RefillableNetwork(), 1.0), (CountedNetwork(), 0.0)])
+@pytest.mark.parametrize(
+    ("network", "refill"), [(RefillableNetwork(), 1.0), (CountedNetwork(), 0.0), (AgesApart(), None)]
+)
 def test_batch_after_batch_where_asked_for_or_where_nothing_else_is_possible(network, refill):
     begun, stepped = [], []
     begin, step = network.begin, network.step

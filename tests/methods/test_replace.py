@@ -273,3 +273,7 @@ def test_a_bias_is_not_skipped_for_images_that_were_set_aside():
         neuron.fire(current)
         assert neuron.membrane.tolist() == [expected]
     assert neuron.elapsed.tolist() == [4]
+
+
+def test_only_schedules_part_ages():
+    assert {type(method) for method in METHODS if converted(method).parts_ages} == {QFFS, STBIF}
