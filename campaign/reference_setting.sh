@@ -15,7 +15,7 @@
 #   speed        our simulator beside its floor and its peers, and early exit beside its ideal, to RESULTS/speed.md and early_exit.md
 #
 # From the environment, for rehearsals and other machines: PYTHON, DEVICE, EPOCHS and TUNING (from scratch, and from the ReLU
-# network), WARMUP (epochs), RATE (of the tuning), MODEL, VGG, LIMIT (test and training images), CALIBRATION (images), SINGLE
+# network), WARMUP (epochs), RATE (of the tuning), MODEL, VGG, LIMIT (test and training images, 256 or more), CALIBRATION (images), SINGLE
 # (images timed at batch 1), COMPILE (empty for none), SPEED and EXITS (options of `benchmark.bench peers` and `early-exit`),
 # TOGETHER (how many judgements run at a time; trainings, clock and speed are always alone).
 set -euo pipefail
