@@ -1,8 +1,9 @@
-"""Synapses for simulation on a CPU: images in channels_last, weights of convolutions packed for the kernel once.
+"""Synapses for simulation on a CPU: images in channels_last, weights packed for the kernel once.
 
 PyTorch reorders the weights of a convolution for oneDNN's kernels at every call, and hands a single small image to another
 kernel, which rounds differently, so that spikes flip. Asked directly with weights that are reordered already, oneDNN
-computes each image as it does in any other company.
+computes each image as it does in any other company. MKL, which multiplies matrices for PyTorch, divides the sums of few or
+many rows differently, in a way that depends on the processor and its threads; oneDNN's kernels do not, for so many rows.
 """
 
 from __future__ import annotations
@@ -16,37 +17,59 @@ from torch import Tensor, fx, nn
 
 from methods.tracing import CONVOLUTIONS, module_of
 
-# A few rows of a wide layer go to another kernel than many do, and so may those that are left over where MKL divides rows among
-# threads (5 or 9 rows among two, 17 among 16): whole fours never do.
-ROWS_TOGETHER = 4
+# Rows of a linear layer that oneDNN gets at once. Among many more it divides long sums among threads (25,088 inputs of 64
+# outputs), and a lone row goes to another kernel.
+PACKED_ROWS = 64
+# MKL gets this many rows, no more and no fewer, so that it chooses the same kernel every time.
+PLAIN_ROWS = 16
+KERNELS = (
+    "_reorder_convolution_weight",
+    "_convolution_pointwise",
+    "_reorder_linear_weight",
+    "_linear_pointwise",
+)
 
 
-class PackedConvolution(nn.Conv2d):
+class _Packed(nn.Module):
+    """A layer that keeps weights packed for its kernel, until they are moved or changed in place; copies make their own."""
+
+    active: bool
+    _packed: Tensor | None
+    _origin: tuple[int, ...]
+    weight: Tensor
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_packed": None, "_origin": ()}
+
+    def activate(self, active: bool) -> None:
+        """Compute with packed weights from now on, or like any other layer."""
+        self.active = active
+        weight = self.weight
+        # Tensors of inference mode do not tell when they are changed.
+        origin = (weight.data_ptr(), weight._version) if active and not weight.is_inference() else ()
+        if not origin or origin != self._origin:
+            self._packed, self._origin = None, origin
+
+
+class PackedConvolution(_Packed, nn.Conv2d):
     """A convolution with the parameters of another, which computes like that one until it is `active`.
 
     Active, it takes float32 [B, C, H, W] on the CPU and gives channels_last; where gradients are asked for, or for another
-    type, it still computes as ever. The packed weights are kept until the weights are moved or changed in place; copies of
-    this module make their own. One that `expects_silence` looks for images of zeros first, which need no computing where
-    there is no bias.
+    type, it still computes as ever. One that `expects_silence` looks for images of zeros first, which need no computing
+    where there is no bias.
     """
 
-    active: bool
     expects_silence: bool
-    _packed: Tensor | None
-    _origin: tuple[int, ...]
 
     @classmethod
     def sharing(cls, layer: nn.Conv2d) -> PackedConvolution:
         """A twin of `layer`."""
         twin = _twin(layer, cls)
-        twin.active, twin.expects_silence, twin._packed, twin._origin = False, False, None, ()
+        twin.expects_silence = False
         return twin
 
     def _get_name(self) -> str:
         return "Conv2d"
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_packed": None, "_origin": ()}
 
     def forward(self, input: Tensor) -> Tensor:
         """[B, C, H, W] to [B, C', H', W']."""
@@ -102,21 +125,15 @@ class PackedConvolution(nn.Conv2d):
             "",
         )
 
-    def activate(self, active: bool) -> None:
-        """Compute with packed weights from now on, or like any other convolution."""
-        self.active = active
-        weight = self.weight
-        # Tensors of inference mode do not tell when they are changed.
-        origin = (weight.data_ptr(), weight._version) if active and not weight.is_inference() else ()
-        if not origin or origin != self._origin:
-            self._packed, self._origin = None, origin
 
+class PackedLinear(_Packed, nn.Linear):
+    """A linear layer with the parameters of another, which on a CPU gives few float32 rows what they get among many.
 
-class RowwiseLinear(nn.Linear):
-    """A linear layer with the parameters of another, which on a CPU gives few float32 rows what they get among many."""
+    It does so by oneDNN where it is `active`, otherwise by multiplying no other number of rows than `PLAIN_ROWS`.
+    """
 
     @classmethod
-    def sharing(cls, layer: nn.Linear) -> RowwiseLinear:
+    def sharing(cls, layer: nn.Linear) -> PackedLinear:
         """A twin of `layer`."""
         return _twin(layer, cls)
 
@@ -125,15 +142,25 @@ class RowwiseLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """[B, ..., F] to [B, ..., F']."""
-        rows = len(input)
-        missing = -rows % ROWS_TOGETHER
-        if not missing or not input.is_cpu or input.dtype == torch.float64:
+        if not input.is_cpu or input.dtype == torch.float64 or not input.numel():
             return super().forward(input)
-        company = input[:1].expand(missing, *input.shape[1:])
-        return super().forward(torch.cat([input, company]))[:rows]
+        rows = input.reshape(-1, self.in_features)
+        count = len(rows)
+        packed = self.active and input.dtype == torch.float32 and not torch.is_grad_enabled()
+        missing = int(count % PACKED_ROWS == 1) if packed else -count % PLAIN_ROWS
+        if missing:
+            rows = torch.cat([rows, rows[:1].expand(missing, -1)])
+        size, multiplied = (PACKED_ROWS, self._multiplied) if packed else (PLAIN_ROWS, super().forward)
+        found = torch.cat([multiplied(part) for part in rows.split(size)])
+        return found[:count].reshape(*input.shape[:-1], self.out_features)
+
+    def _multiplied(self, rows: Tensor) -> Tensor:
+        if self._packed is None:
+            self._packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.detach(), PACKED_ROWS)
+        return torch.ops.mkldnn._linear_pointwise(rows, self._packed, self.bias, "none", [], "")  # type: ignore[no-any-return]
 
 
-Layer = TypeVar("Layer", bound=nn.Module)
+Layer = TypeVar("Layer", bound=_Packed)
 
 
 def _twin(layer: nn.Module, kind: type[Layer]) -> Layer:
@@ -142,17 +169,18 @@ def _twin(layer: nn.Module, kind: type[Layer]) -> Layer:
     twin.__dict__.update({name: copy.copy(value) for name, value in vars(twin).items() if isinstance(value, dict)})
     twin.__class__ = kind  # type: ignore[assignment]
     assert isinstance(twin, kind)
+    twin.active, twin._packed, twin._origin = False, None, ()
     return twin
 
 
 def place_twins(graph: fx.GraphModule) -> None:
-    """Put packed convolutions and linear layers in the place of those of `graph`, whose parameters they share."""
+    """Put packed layers in the place of the convolutions and linear layers of `graph`, whose parameters they share."""
     for path in {str(node.target) for node in graph.graph.nodes if node.op == "call_module"}:
         layer = graph.get_submodule(path)
         if type(layer) is nn.Conv2d:
             graph.add_submodule(path, PackedConvolution.sharing(layer))
         elif type(layer) is nn.Linear:
-            graph.add_submodule(path, RowwiseLinear.sharing(layer))
+            graph.add_submodule(path, PackedLinear.sharing(layer))
 
 
 def expect_silence(graph: fx.GraphModule) -> None:
@@ -163,13 +191,15 @@ def expect_silence(graph: fx.GraphModule) -> None:
 
 
 class PackedLayers:
-    """The convolutions of some graphs, to be used packed where that is possible: float32 images on a CPU with oneDNN."""
+    """The synapses of some graphs, to be used packed where all convolutions can be: float32 images on a CPU with oneDNN."""
 
     def __init__(self, *graphs: fx.GraphModule):
         called = [module_of(graph, node) for graph in graphs for node in graph.graph.nodes]
-        layers = [module for module in called if isinstance(module, CONVOLUTIONS)]
-        self._layers = [layer for layer in layers if isinstance(layer, PackedConvolution) and _fits(layer)]
-        self._all_fit = 0 < len(self._layers) == len(layers)
+        convolutions = [module for module in called if isinstance(module, CONVOLUTIONS)]
+        self._all_fit = bool(convolutions) and all(
+            isinstance(layer, PackedConvolution) and _fits(layer) for layer in convolutions
+        )
+        self._layers = [module for module in called if isinstance(module, _Packed)]
 
     def activate(self, images: Tensor | None) -> bool:
         """Whether these images [B, C, H, W] meet packed convolutions alone from now on; None: use none."""
@@ -194,8 +224,8 @@ class PackedLayers:
 
 
 def _has_kernels() -> bool:
-    """Whether this torch has the operators behind its own compiled convolutions, which are not promised to stay."""
-    return all(hasattr(torch.ops.mkldnn, name) for name in ("_reorder_convolution_weight", "_convolution_pointwise"))
+    """Whether this torch has the operators behind its own compiled layers, which are not promised to stay."""
+    return all(hasattr(torch.ops.mkldnn, name) for name in KERNELS)
 
 
 def _fits(layer: nn.Conv2d) -> bool:

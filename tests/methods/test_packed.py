@@ -19,7 +19,7 @@ from dynconf import DynamicInference, Patience
 from methods.ahead import Ahead
 from methods.network import BYTES_AT_ONCE, ROWS_AT_ONCE, TIMESTEPS_AT_ONCE, SpikingNetwork
 from methods.neurons import IFNeuron, SignedIFNeuron, firing_slack_of
-from methods.packed import PackedConvolution, RowwiseLinear
+from methods.packed import PackedConvolution, PackedLinear
 from methods.qcfs import QCFS
 from methods.qffs import QFFS
 from methods.tally import SpikeTally
@@ -96,6 +96,9 @@ def test_a_packed_network_equals_the_plain_one_in_channels_last():
     network, images = backbone("resnet20"), noise(8, 3, 32, 32)
     plain = copy.deepcopy(network.graph).to(memory_format=torch.channels_last)
     assert not any(layer.active for layer in plain.modules() if isinstance(layer, PackedConvolution))
+    for layer in plain.modules():
+        if isinstance(layer, PackedLinear):
+            layer.activate(True)  # the same kernel: MKL may round differently
     neurons = [module for module in plain.modules() if isinstance(module, IFNeuron)]
     for neuron in neurons:
         neuron.reset()
@@ -353,15 +356,52 @@ def test_a_packed_convolution_gives_what_the_plain_one_gives_many_images(setting
             assert torch.equal(packed(images[32 - size :]), expected[32 - size :])
 
 
-@pytest.mark.parametrize(("inputs", "outputs"), [(64, 10), (512, 4096), (2048, 1000), (33, 7)])
-def test_a_linear_layer_gives_few_rows_what_they_get_among_many(inputs, outputs):
+@pytest.fixture(params=[1, 2])
+def threads(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("active", [False, True])
+@pytest.mark.parametrize(("inputs", "outputs"), [(64, 10), (512, 4096), (2048, 1000), (33, 7), (25088, 64)])
+def test_a_linear_layer_gives_few_rows_what_they_get_among_many(inputs, outputs, active):
     torch.manual_seed(0)
-    plain, rows = nn.Linear(inputs, outputs), noise(64, inputs)
-    layer = RowwiseLinear.sharing(plain)
+    plain, rows = nn.Linear(inputs, outputs), noise(513, inputs)
+    layer = PackedLinear.sharing(plain)
+    layer.activate(active)
     with torch.no_grad():
-        expected = F.linear(rows, plain.weight, plain.bias)
-        for size in (*range(34), 64):
+        expected = layer(rows)
+        assert torch.allclose(expected, F.linear(rows, plain.weight, plain.bias), atol=1e-4)
+        for size in (*range(34), 64, 65, 129):
             assert torch.equal(layer(rows[:size]), expected[:size])
+            assert torch.equal(layer(rows[3 : 3 + size]), expected[3 : 3 + size])
+
+
+@pytest.mark.parametrize("active", [False, True])
+def test_a_linear_layer_takes_rows_of_any_shape_and_none(active):
+    layer = PackedLinear.sharing(nn.Linear(6, 4, bias=False))
+    layer.activate(active)
+    rows = noise(2, 35, 3, 6)
+    with torch.no_grad():
+        found = layer(rows)
+        assert torch.equal(found, layer(rows.reshape(-1, 6)).reshape(2, 35, 3, 4))
+        assert torch.equal(layer(rows[1:]), found[1:])
+        assert layer(rows[:0]).shape == (0, 35, 3, 4)
+    assert layer(rows.requires_grad_()).requires_grad
+
+
+def test_packed_weights_of_a_linear_layer_follow_the_weights():
+    layer, rows = PackedLinear.sharing(nn.Linear(6, 4, bias=False)), noise(5, 6)
+    layer.activate(True)
+    with torch.no_grad():
+        before = layer(rows)
+        layer.weight.mul_(2.0)
+        layer.activate(True)
+        assert torch.equal(layer(rows), 2 * before)
+        assert torch.equal(copy.deepcopy(layer)(rows), 2 * before)
 
 
 @pytest.mark.parametrize("signed", [False, True])
