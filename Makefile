@@ -3,18 +3,23 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := build/demo
+# The tests of a file stay together: they share what was made for them.
+PARALLEL := --numprocesses auto --maxprocesses 8 --dist loadfile
 
-.PHONY: demo test test-all lint leaderboard clean
+.PHONY: demo test test-slow test-all lint leaderboard clean
 
 demo: $(VENV)/.run
 	$(BIN)/python -m benchmark run --results $(DEMO)/results
 	$(BIN)/python -m benchmark leaderboard --results $(DEMO)/results --output $(DEMO)/README.md
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
-test-all: $(VENV)/.dev
-	$(BIN)/python -m pytest -m ""
+test-slow: $(VENV)/.dev
+	$(BIN)/python -m pytest $(PARALLEL) -m slow
+
+test-all: test test-slow
+	$(BIN)/python -m pytest -m "cluster or browser"
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
