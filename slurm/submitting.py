@@ -99,7 +99,7 @@ def submit_tasks(
         asked = profile.model_copy(update={"extra": extra})
         submission = _submission(folder, "slurm", array.groups)
         executor = _executor(folder, submission, array.resources, asked)
-        made.append(_handed_over(folder, executor, submission, retry_failed))
+        made.append(_handed_over(folder, executor, submission, retry_failed, array.groups))
         if _are_trainings(array, tasks):
             trainings.append(made[-1].jobs[0].partition("_")[0])
     return made
@@ -122,7 +122,11 @@ def sbatch_texts(folder: SweepFolder, tasks: Sequence[Task], profile: Profile, f
 def start_processes(
     folder: SweepFolder, tasks: Sequence[Task], profile: Profile, flags: Resources, retry_failed: bool = False
 ) -> list[Submission]:
-    """Start processes on this machine, as many as the profile lets run at once, that do the tasks and outlive this one."""
+    """Start processes on this machine, as many as the profile lets run at once, that do the tasks and outlive this one.
+
+    Nobody makes the others wait until a training has begun, so each looks after the trainings that its tasks need; the first
+    to come does them.
+    """
     if not tasks:
         return []
     count = min(profile.parallel or 1, len(tasks))
@@ -131,7 +135,17 @@ def start_processes(
     executor = submitit.LocalExecutor(folder.root / submission.logs)
     most = max(flags.over(task.resources.over(profile.resources)).gpus or 0 for task in tasks)
     executor.update_parameters(timeout_min=WEEK, gpus_per_node=most, setup=list(profile.setup))
-    return [_handed_over(folder, executor, submission, retry_failed)]
+    work = [_with_trainings(keys, tasks) for keys in submission.groups]
+    return [_handed_over(folder, executor, submission, retry_failed, work)]
+
+
+def _with_trainings(keys: Sequence[str], tasks: Sequence[Task]) -> tuple[str, ...]:
+    """These tasks and before them the trainings among `tasks` that they need, in the order of the sweep."""
+    wanted = set(keys)
+    for task in reversed(tasks):  # what a task needs comes before it
+        if task.key in wanted and task.needs is not None:
+            wanted.add(task.needs)
+    return tuple(task.key for task in tasks if task.key in wanted)
 
 
 def _are_trainings(array: Array, tasks: Sequence[Task]) -> bool:
@@ -167,10 +181,9 @@ def _handed_over(
     executor: submitit.SlurmExecutor | submitit.LocalExecutor,
     submission: Submission,
     retry_failed: bool,
+    work: Sequence[tuple[str, ...]],
 ) -> Submission:
-    jobs = [
-        RunTasks(folder.store.root, folder.name, group, retry_failed, submission.git_sha) for group in submission.groups
-    ]
+    jobs = [RunTasks(folder.store.root, folder.name, keys, retry_failed, submission.git_sha) for keys in work]
     folder.write_submission(submission)
     try:
         with executor.batch():

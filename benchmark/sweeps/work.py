@@ -63,12 +63,17 @@ def work(
     found: dict[str, Outcome | None] = {}
     left = [key for key in keys if key in tasks]
     while left:
-        blocked = {key: needed for key in left if (needed := tasks[key].needs) and folder.outcome(needed) is None}
+        blocked = {key: needed for key in left if (needed := tasks[key].needs) and _end_of(folder, needed) is None}
         found |= {key: _do(folder, tasks[key], place, retry_failed) for key in left}
         left = [key for key, needed in blocked.items() if found[key] is None and _may_come(folder, needed)]
         if left:
             time.sleep(WAIT_SECONDS)
     return found
+
+
+def _end_of(folder: SweepFolder, training: str) -> Outcome | None:
+    """Its outcome, but not one that is about to be replaced: somebody tries again what has failed."""
+    return folder.outcome(training) if folder.claim(training).is_void() else None
 
 
 def _may_come(folder: SweepFolder, training: str) -> bool:
@@ -83,7 +88,7 @@ def _do(folder: SweepFolder, task: Task, place: Place, retry_failed: bool) -> Ou
 
     if (before := ended()) is not None:
         return before
-    training = folder.outcome(task.needs) if task.needs is not None else None
+    training = _end_of(folder, task.needs) if task.needs is not None else None
     if task.needs is not None and training is None:
         return None
     if not place.leads:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import subprocess
 import sys
 import time
+import types
 
 import pytest
 from conftest import environment
 
 from benchmark.store import ResultStore
 from benchmark.sweeps.folder import SweepFolder
+from benchmark.sweeps.work import WAIT_SECONDS, work
 
 TWO_METHODS = """
 [defaults]
@@ -223,6 +226,60 @@ def test_local_processes_outlive_the_command(call, tmp_path):
     key = next(iter(states(call, tmp_path)))
     answer = call("logs", key[:8], "--results", tmp_path / "r")
     assert answer.code == 0 and "epoch 2/2" in answer.out
+
+
+def test_a_local_process_does_not_rely_on_another_to_begin_the_training(sweep, call, tmp_path, monkeypatch):
+    """The second process comes first, and the first finds everything that it needs."""
+    jobs = []
+
+    class Executor:
+        def __init__(self, folder):
+            pass
+
+        def update_parameters(self, **parameters):
+            assert parameters["gpus_per_node"] == 0
+
+        def batch(self):
+            return contextlib.nullcontext()
+
+        def submit(self, job):
+            jobs.append(job)
+            return types.SimpleNamespace(job_id=str(len(jobs)))
+
+    monkeypatch.setattr("submitit.LocalExecutor", Executor)
+    first = '[[trainings]]\nname = "relu"\nmethod = "relu"\ndataset = "synthetic"\nepochs = 1\n'
+    text = first + TRAINED.format(more='init = "training:relu"') + "seed = [0, 1]\n"
+    assert sweep(text, "--cluster", "local", "--parallel", "3", name="killed").code == 0
+    keys = list(states(call, tmp_path))
+    trainings, cells = tuple(keys[:2]), keys[2:]
+    assert [job.keys for job in jobs] == [
+        (*trainings, cells[1]),
+        (*trainings, cells[2]),
+        (*trainings, cells[0], cells[3]),
+    ]
+    folder = SweepFolder(ResultStore(tmp_path / "r"), "killed")
+    for job in (jobs[1], jobs[2], jobs[0]):
+        assert {outcome.status for outcome in work(folder, job.keys).values()} == {"ok"}
+    assert {row["state"] for row in states(call, tmp_path).values()} == {"done"}
+
+
+def test_a_training_that_is_tried_again_is_waited_for(sweep, call, tmp_path, monkeypatch):
+    """Its cells do not take the failure of before for an answer."""
+    sweep(TRAINED.format(more="lr = 1e20"))
+    training, *cells = states(call, tmp_path)
+    folder = SweepFolder(ResultStore(tmp_path / "r"), "small")
+    before = [folder.outcome(key) for key in cells]
+    claim, waited = folder.claim(training), []
+    assert claim.take()
+
+    def sleep(seconds):
+        assert [folder.outcome(key) for key in cells] == before
+        waited.append(seconds)
+        claim.release()
+
+    monkeypatch.setattr("benchmark.sweeps.work.time.sleep", sleep)
+    found = work(folder, cells, retry_failed=True)
+    assert waited == [WAIT_SECONDS] and {outcome.status for outcome in found.values()} == {"failed"}
 
 
 def test_a_file_of_the_folder_that_is_damaged_is_named(sweep, call, tmp_path):
