@@ -277,7 +277,8 @@ def test_a_training_that_is_tried_again_is_waited_for(sweep, call, tmp_path, mon
         waited.append(seconds)
         claim.release()
 
-    monkeypatch.setattr("benchmark.sweeps.work.time.sleep", sleep)
+    clock = types.SimpleNamespace(sleep=sleep, monotonic=time.monotonic, time=time.time)
+    monkeypatch.setattr("benchmark.sweeps.work.time", clock)  # subprocess sleeps too
     found = work(folder, cells, retry_failed=True)
     assert waited == [WAIT_SECONDS] and {outcome.status for outcome in found.values()} == {"failed"}
 
