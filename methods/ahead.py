@@ -29,12 +29,14 @@ class InTurn(nn.Module):
     Args:
         module: any.
         in_place: whether its spikes may be written where its input was, which nobody else reads.
+        constant: whether its input is that of one timestep, [B, ...], the same in all of them.
     """
 
-    def __init__(self, module: Stateful, in_place: bool):
+    def __init__(self, module: Stateful, in_place: bool, constant: bool):
         super().__init__()
         self.module = module
         self.in_place = in_place
+        self.constant = constant
         self.turn = _Turn()
         self._own_forward = isinstance(module, SpikingNeuron) and type(module).forward is SpikingNeuron.forward
         self._own_fire = isinstance(module, IFNeuron) and type(module).fire is IFNeuron.fire
@@ -42,12 +44,12 @@ class InTurn(nn.Module):
     def forward(self, current: Tensor) -> Tensor:
         """What the module gives, in the same order; `turn.counts` are then those of the rows."""
         module, turn = self.module, self.turn
-        parts = _parts(current, turn.steps)
+        parts = (current,) * turn.steps if self.constant else _parts(current, turn.steps)
         if module._forward_hooks or module._forward_pre_hooks:
             return self._forward_in_turn(parts)
         if self._own_fire:
             assert isinstance(module, IFNeuron)
-            together = current if self.in_place else torch.empty_like(current)
+            together = current if self.in_place else self._empty(current)
             module.fire_each(parts, parts if self.in_place else _parts(together, turn.steps))
         elif self._own_forward:
             assert isinstance(module, SpikingNeuron)
@@ -57,6 +59,12 @@ class InTurn(nn.Module):
         if module.tally is not None:
             turn.counts = module.tally.in_units(together)
         return together
+
+    def _empty(self, current: Tensor) -> Tensor:
+        """For the rows of all timesteps, in the memory format of `current`."""
+        if not self.constant or self.turn.steps == 1:
+            return torch.empty_like(current)
+        return torch.empty_like(current[:1].expand(self.turn.steps * len(current), *current.shape[1:]))
 
     def _forward_in_turn(self, parts: tuple[Tensor, ...]) -> Tensor:
         given, counts = [], []
@@ -89,14 +97,19 @@ class Ahead(nn.Module):
         super().__init__()
         self._body = fx.GraphModule(body, copy.deepcopy(body.graph))
         self._turns: list[_Turn] = []
+        constant: set[fx.Node] = set()
         for node in list(self._body.graph.nodes):
             module = module_of(self._body, node)
             if isinstance(module, Stateful):
-                in_turn = InTurn(module, _is_read_once(self._body, node.all_input_nodes[0]))
+                source = node.all_input_nodes[0]
+                if source.op == "placeholder" and len(source.users) == 1:
+                    constant.add(source)
+                in_turn = InTurn(module, _is_read_once(self._body, source), source in constant)
                 place_module(self._body, node, in_turn, fallback=node.name)
                 self._turns.append(in_turn.turn)
             elif is_addition(node) and _adds_to_own(self._body, node):
                 node.target = _added
+        self._constant = [node in constant for node in self._body.graph.find_nodes(op="placeholder")]
         self._body.recompile()
 
     def forward(self, currents: tuple[Tensor, ...], steps: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -108,7 +121,10 @@ class Ahead(nn.Module):
         """
         for turn in self._turns:
             turn.steps, turn.counts = steps, None
-        rows = currents if steps == 1 else tuple(torch.cat([current] * steps) for current in currents)
+        rows = (
+            current if constant or steps == 1 else torch.cat([current] * steps)
+            for current, constant in zip(currents, self._constant, strict=True)
+        )
         logits: Tensor = self._body(*rows)
         spikes, synops, units = zip(*(turn.counts for turn in self._turns if turn.counts is not None), strict=True)
         by_layer = torch.tensor(units, dtype=torch.float64, device=logits.device)[:, None]

@@ -28,6 +28,14 @@ IMAGES, TIMESTEPS = 64, 7
 TINY = ("plain", "residual", "pooled")
 
 
+@pytest.fixture(params=[1, 2])
+def threads(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield
+    torch.set_num_threads(before)
+
+
 def noise(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(3))
 
@@ -356,12 +364,33 @@ def test_a_packed_convolution_gives_what_the_plain_one_gives_many_images(setting
             assert torch.equal(packed(images[32 - size :]), expected[32 - size :])
 
 
-@pytest.fixture(params=[1, 2])
-def threads(request):
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield
-    torch.set_num_threads(before)
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(
+    ("channels", "pixels", "settings"),
+    [
+        ((512, 512), 4, {"padding": 1}),
+        ((256, 512), 8, {"stride": 2, "padding": 1}),
+        ((512, 512), 2, {"padding": 1}),
+        ((512, 16), 1, {"padding": 1}),
+        ((64, 96), 6, {}),
+        ((16, 32), 4, {"padding": 2, "dilation": 2}),
+    ],
+)
+def test_a_convolution_to_few_pixels_gives_each_image_the_same_in_every_company(channels, pixels, settings, bias):
+    torch.manual_seed(0)
+    plain = nn.Conv2d(*channels, 3, bias=bias, **settings)
+    layer, images = PackedConvolution.sharing(plain), noise(65, channels[0], pixels, pixels)
+    layer.activate(True)
+    images = images.contiguous(memory_format=torch.channels_last)
+    with torch.no_grad():
+        expected = layer(images)
+        assert layer._packed is None
+        assert expected.is_contiguous(memory_format=torch.channels_last)
+        assert torch.allclose(expected, plain(images), atol=1e-4)
+        for size in (1, 2, 3, 5, 8, 16, 33):
+            assert torch.equal(layer(images[:size]), expected[:size])
+            assert torch.equal(layer(images[65 - size :]), expected[65 - size :])
 
 
 @pytest.mark.usefixtures("threads")
