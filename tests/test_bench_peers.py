@@ -264,6 +264,20 @@ def test_a_missing_peer_is_said(invoke, monkeypatch):
     assert len(re.findall(r"^\| (?:ours|floor), .* \| 1.5 \|", written, re.M)) == 4
 
 
+def test_who_is_left_out_does_not_run_and_the_page_says_so(invoke):
+    options = ["--model", "small-cnn@8", "--batch-size", 2, "--timesteps", 2, "--repeats", 1, "--no-memory"]
+    unwanted = ["--without", "SpikingJelly, multi-step", "--without", "floor, NCHW"]
+    answer, written = invoke("peers", *options, *unwanted)
+    assert answer.exit_code == 0, answer.output
+    for name in NAMES:
+        row = re.search(rf"^\| {name} \| (.*) \|$", written, re.MULTILINE)
+        assert (name in unwanted) == (row is not None and row[1] == "- | - | - | - | left out"), name
+    assert "| floor, channels_last | " in written and " 1.000 [1.000, 1.000] | " in written
+    assert "--without 'SpikingJelly, multi-step' --without 'floor, NCHW'" in written
+    answer, _ = invoke("peers", *options, "--without", "ours, recording")
+    assert answer.exit_code == 2 and "'SpikingJelly, single-step'" in answer.output
+
+
 def test_memory_is_that_of_the_run_and_running_out_of_it_is_said():
     model = Model("small-cnn", 32)
     single, small, large = (memory.peak_in_a_process(model, "ours, step loop", size, 2, "cpu") for size in (1, 32, 128))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from benchmark.bench.compiled_network import compiled, compiled_steps
+from benchmark.bench.foreign_neurons import NotAvailable
 from benchmark.bench.reference_loop import reference_loop
 from benchmark.bench.snntorch_network import leaky_network
 from benchmark.bench.source_network import SourceNetwork
@@ -59,6 +60,14 @@ class Contestant:
     def fits(self, batch_size: int) -> bool:
         """Whether it is to take part with batches of this size."""
         return self.side is not Side.REFERENCE or batch_size == 1
+
+    def left_out(self) -> Contestant:
+        """The same, but not available, because somebody does not want it."""
+        return replace(self, build=_not_wanted)
+
+
+def _not_wanted(_: SourceNetwork) -> Run:
+    raise NotAvailable("left out")
 
 
 def _recording(source: SourceNetwork, batch_size: int | None = None) -> Run:

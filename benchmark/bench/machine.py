@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
@@ -26,7 +27,7 @@ def command_line() -> str:
     A page is named where it is not the usual one, so that it is the one that is written again; a folder of data is not.
     """
     context = click.get_current_context()
-    words = ["python -m benchmark.bench", str(context.info_name)]
+    words = ["python", "-m", "benchmark.bench", str(context.info_name)]
     for option in context.command.params:
         name, kind = str(option.name), option.type
         value = context.params.get(name)
@@ -40,7 +41,7 @@ def command_line() -> str:
         else:
             for each in value if option.multiple else [value]:
                 words += [option.opts[0], f"{each:g}" if isinstance(each, float) else str(each)]
-    return " ".join(words)
+    return shlex.join(words)
 
 
 def _version(package: str) -> str:

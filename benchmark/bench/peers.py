@@ -45,6 +45,14 @@ def _models(_: click.Context, __: click.Parameter, names: tuple[str, ...]) -> tu
 @click.option("--images", type=click.IntRange(min=1), default=16, help="Images of a run, at least; or one batch.")
 @click.option("--repeats", type=click.IntRange(min=1), default=5)
 @click.option("--compiled", is_flag=True, help="Also what torch.compile makes of our network and of the floor.")
+@click.option(
+    "--without",
+    "unwanted",
+    multiple=True,
+    type=click.Choice([each.name for each in (*CONTESTANTS, *COMPILED) if each.side is not Side.OURS]),
+    metavar="NAME",
+    help="Leave out a contestant that takes too long, and say so on the page. May be repeated.",
+)
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
 @click.option("--memory/--no-memory", default=True, help="Measure peak memory, in a process for each.  [default: yes]")
 @click.option("--output", type=click.Path(path_type=Path, dir_okay=False), default=PAGE, help="The page to write.")
@@ -56,6 +64,7 @@ def peers(
     images: int,
     repeats: int,
     compiled: bool,
+    unwanted: tuple[str, ...],
     device: str,
     memory: bool,
     output: Path,
@@ -70,7 +79,8 @@ def peers(
     words = machine(place, ("torch", "spikingjelly", "snntorch"))
     command = command_line()
     output.parent.mkdir(parents=True, exist_ok=True)
-    contestants = (*CONTESTANTS, *(COMPILED if compiled else ()))
+    all_contestants = (*CONTESTANTS, *(COMPILED if compiled else ()))
+    contestants = [each.left_out() if each.name in unwanted else each for each in all_contestants]
     cells: list[Cell] = []
     for model in models:
         checked = check(model, max(times), place, contestants)
