@@ -148,8 +148,9 @@ class TwiceRead(nn.Module):
         self.out = nn.Linear(8, CLASSES)
 
     def forward(self, images: Tensor) -> Tensor:
-        current = self.second(F.relu(self.first(images)))
-        total = current + self.third(F.relu(current))
+        stem = self.first(images)
+        current = self.second(F.relu(stem))
+        total = current + self.third(F.relu(current)) + stem
         return self.out((self.fourth(F.relu(total)) + total + current).mean((2, 3)))
 
 
@@ -448,9 +449,10 @@ def test_counting_in_float32_is_exact_in_both_memory_formats(memory_format, sign
             assert torch.equal(own, other)
 
 
-def test_silent_images_are_not_computed_and_come_out_alike():
+@pytest.mark.parametrize("outputs", [8, 16])  # in channels_last, and in blocks of 16 channels
+def test_silent_images_are_not_computed_and_come_out_alike(outputs):
     torch.manual_seed(0)
-    plain = nn.Conv2d(16, 8, 3, stride=2, padding=1, bias=False)
+    plain = nn.Conv2d(16, outputs, 3, stride=2, padding=1, bias=False)
     layer = PackedConvolution.sharing(plain)
     layer.activate(True)
     images = (torch.rand(9, 16, 8, 8) < 0.1).float() - (torch.rand(9, 16, 8, 8) < 0.1).float()
