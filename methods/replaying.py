@@ -157,7 +157,6 @@ def _rounding() -> Hashable:
         backends.cudnn.allow_tf32,
         backends.cudnn.deterministic,
         backends.cudnn.benchmark,
-        neurons_are_eager(),
     )
 
 
@@ -167,5 +166,8 @@ def plain(kind: Hashable, currents: tuple[Tensor, ...], simulate: Simulate) -> t
 
 
 def replays(device: torch.device) -> bool:
-    """Whether timesteps on this device are to be recorded: on GPUs, unless weights are cast on the way (autocast)."""
-    return device.type == "cuda" and not torch.is_autocast_enabled("cuda")
+    """Whether timesteps on this device are to be recorded: on GPUs, unless weights are cast on the way (autocast).
+
+    Nor within `eager_neurons`, where all is to be plain torch code.
+    """
+    return device.type == "cuda" and not torch.is_autocast_enabled("cuda") and not neurons_are_eager()

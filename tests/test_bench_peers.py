@@ -187,7 +187,10 @@ def test_small_batches_go_into_one_recording_and_rates_count_all_images(invoke, 
     assert [(len(each), each.timesteps) for each in recorded] == [(2, 8), (2, 4), (5, 8), (7, 4), (7, 8)]
     first, second = written.split("## small-cnn")[1:3]
     assert "| ours, recording | 20.0 [20.0, 20.0] |" in first and "| ours, recording | 28.0 [28.0, 28.0] |" in second
-    assert "Each run takes 5\nimages" in written and "--images 5 --repeats 1 --device auto --no-memory" in written
+    assert (
+        "Each run takes\n5 images" in written
+        and "--images 5 --repeats 1 --precision fp32 --device auto --no-memory" in written
+    )
     assert len(timed) == 2
 
 
@@ -199,7 +202,7 @@ def test_compiled_contestants_are_shown_and_count_for_nothing(invoke):
     for each, agreement in zip(COMPILED, (r"equal( \(to .*\))?", "no spikes"), strict=True):
         assert re.search(rf"^\| {each.name} (\| [\d.]+ \[.*?\] ){{3}}\| - \| {agreement} \|$", written, re.MULTILINE)
         assert f"- {each.name}: " in written
-    assert "--compiled --device auto --no-memory" in written
+    assert "--precision fp32 --compiled --device auto --no-memory" in written
     rows = check(TINY, 6, CPU, COMPILED)
     assert [row.agrees for row in rows.values()] == [True, None]
     slow = Row(by_name("ours, recording"), "same answers", True, (2.0,))
@@ -229,7 +232,7 @@ def test_the_command_writes_a_page_with_every_contestant(invoke):
     assert re.search(r"Machine: .+ \(\d+ threads\)", written) and f"torch {torch.__version__.split('+')[0]}" in written
     command = (
         "python -m benchmark.bench peers --model small-cnn@8 --batch-size 1 --timesteps 2 "
-        "--images 16 --repeats 2 --device auto"
+        "--images 16 --repeats 2 --precision fp32 --device auto"
     )
     assert command in written and "Not finished" not in written
     assert all(verdict in answer.output for verdict in re.findall(r"^- (ahead .*)$", written, re.MULTILINE))

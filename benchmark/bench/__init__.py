@@ -8,6 +8,7 @@ python -m benchmark.bench replaying --images 10000 --timesteps 64 --classes 1000
 python -m benchmark.bench full-size
 python -m benchmark.bench leaderboard --records 10000
 python -m benchmark.bench early-exit --model resnet20 --batch-size 64 --timesteps 32
+python -m benchmark.bench exits --data-dir DIR --model resnet20 --batch-size 64 --batch-size 512
 python -m benchmark.bench peers --model resnet20 --batch-size 1 --batch-size 64 --timesteps 8
 python -m benchmark.bench growth --model resnet20 --batch-size 64
 python -m benchmark.bench startup
@@ -23,6 +24,7 @@ import click
 
 from benchmark.bench.board import board
 from benchmark.bench.early_exit import early_exit
+from benchmark.bench.equal_exits import exits
 from benchmark.bench.full_size import full_size
 from benchmark.bench.growth import growth
 from benchmark.bench.memory import memory
@@ -58,5 +60,5 @@ def main(context: click.Context) -> None:
         context.invoke(thresholds)
 
 
-for command in (simulation, thresholds, memory, early_exit, replaying, full_size, board, peers, growth, startup):
+for command in (simulation, thresholds, memory, early_exit, exits, replaying, full_size, board, peers, growth, startup):
     main.add_command(command)

@@ -18,6 +18,7 @@ from benchmark.bench.peer_memory import peak_in_a_process
 from benchmark.bench.peer_table import Cell, Row, page
 from benchmark.bench.source_network import Model, SourceNetwork
 from benchmark.bench.timing import interleaved
+from benchmark.errors import UsageError
 from benchmark.numerics import choose_device, numerics
 
 CHECKED_IMAGES = 2
@@ -44,6 +45,9 @@ def _models(_: click.Context, __: click.Parameter, names: tuple[str, ...]) -> tu
 @click.option("--timesteps", "times", multiple=True, type=click.IntRange(min=1), default=(8,), help="May be repeated.")
 @click.option("--images", type=click.IntRange(min=1), default=16, help="Images of a run, at least; or one batch.")
 @click.option("--repeats", type=click.IntRange(min=1), default=5)
+@click.option(
+    "--precision", type=click.Choice(["fp32", "tf32"]), default="fp32", help="tf32: of every contestant, on a GPU."
+)
 @click.option("--compiled", is_flag=True, help="Also what torch.compile makes of our network and of the floor.")
 @click.option(
     "--without",
@@ -63,6 +67,7 @@ def peers(
     times: tuple[int, ...],
     images: int,
     repeats: int,
+    precision: str,
     compiled: bool,
     unwanted: tuple[str, ...],
     device: str,
@@ -76,6 +81,8 @@ def peers(
     A page is one machine's: give another machine, or the GPU of this one, a page of its own (--output bench/GPU.md).
     """
     place = choose_device(device)
+    if precision == "tf32" and place.type != "cuda":
+        raise UsageError("--precision tf32 needs a GPU: a CPU has no TF32.")
     words = machine(place, ("torch", "spikingjelly", "snntorch"))
     command = command_line()
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -86,10 +93,11 @@ def peers(
         checked = check(model, max(times), place, contestants)
         source = model.build().to(place)
         for batch_size, timesteps in itertools.product(batch_sizes, times):
-            cell = _measured(source, model, checked, batch_size, timesteps, images, repeats, place, memory)
+            cell = _measured(source, model, checked, batch_size, timesteps, images, repeats, precision, place, memory)
             cells.append(cell)
             click.echo("\n".join([cell.title, *cell.table(), *cell.verdicts(), ""]))
-            output.write_text(page(cells, len(models) * len(batch_sizes) * len(times), words, command, images))
+            of = len(models) * len(batch_sizes) * len(times)
+            output.write_text(page(cells, of, words, command, images, precision))
     click.echo(f"written to {output}: {'; '.join(words)}")
 
 
@@ -126,6 +134,7 @@ def _measured(
     timesteps: int,
     least: int,
     repeats: int,
+    precision: str,
     place: torch.device,
     memory: bool,
 ) -> Cell:
@@ -157,13 +166,13 @@ def _measured(
         if name == last_of_ours:
             # Ours keeps its state until the next images come; untimed, that memory goes back to those whose turn is next.
             tasks[RELEASE] = warm_up[RELEASE] = partial(_release, source)
-    with numerics("fp32", place):
+    with numerics(precision, place):
         seconds = interleaved(tasks, repeats, place, warm_up)
     timed = (
         Row(row.contestant, row.agreement, row.agrees, tuple(seconds.get(name, ())), row.memory)
         for name, row in rows.items()
     )
-    return Cell(model, batch_size, timesteps, tuple(timed), len(images))
+    return Cell(model, batch_size, timesteps, tuple(timed), len(images), place.type)
 
 
 def _discard(run: Run, images: Tensor, timesteps: int) -> None:
