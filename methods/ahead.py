@@ -1,7 +1,8 @@
 """Several timesteps at once: every layer computes them all before the next layer starts, as rows of one batch.
 
-Synapses work on few rows as slowly as on several; only neurons have to go through timesteps one after the other. Nothing
-is rounded differently, as a row does not depend on its company (see `methods.packed`).
+Synapses work on few rows as slowly as on several; only neurons have to go through timesteps one after the other. On a CPU
+nothing is rounded differently, as a row does not depend on its company (see `methods.packed`); on a GPU cuDNN chooses its
+kernels by the number of rows, as it does for batches of different sizes.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import copy
 import torch
 from torch import Tensor, fx, nn
 
+from methods.fused import fuses
 from methods.neurons import IFNeuron, SpikingNeuron, Stateful
 from methods.tracing import SYNAPSES, is_addition, module_of, place_module
 
@@ -47,6 +49,12 @@ class InTurn(nn.Module):
         parts = (current,) * turn.steps if self.constant else _parts(current, turn.steps)
         if module._forward_hooks or module._forward_pre_hooks:
             return self._forward_in_turn(parts)
+        if self._own_forward and fuses(current):
+            assert isinstance(module, SpikingNeuron)
+            fused = module.fire_fused(current, turn.steps, self.constant, self.in_place)
+            if fused is not None:
+                turn.counts = None if module.counts is None else (*module.counts, 1)
+                return fused
         if self._own_fire:
             assert isinstance(module, IFNeuron)
             together = current if self.in_place else self._empty(current)
@@ -127,8 +135,15 @@ class Ahead(nn.Module):
         )
         logits: Tensor = self._body(*rows)
         spikes, synops, units = zip(*(turn.counts for turn in self._turns if turn.counts is not None), strict=True)
-        by_layer = torch.tensor(units, dtype=torch.float64, device=logits.device)[:, None]
-        return logits, torch.stack(spikes).double(), torch.stack(synops).double().mul_(by_layer).sum(0)
+        by_layer = torch.stack(synops).double()
+        if any(unit != 1 for unit in units):
+            by_layer.mul_(torch.tensor(units, dtype=torch.float64, device=logits.device)[:, None])
+        return logits, torch.stack(spikes).double(), by_layer.sum(0)
+
+
+def folds(device: torch.device) -> bool:
+    """Whether several timesteps pay off on this device without packed layers: on GPUs, unless weights are cast (autocast)."""
+    return device.type == "cuda" and not torch.is_autocast_enabled("cuda")
 
 
 def _is_read_once(graph: fx.GraphModule, node: fx.Node) -> bool:

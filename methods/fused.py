@@ -1,8 +1,8 @@
-"""One kernel for a layer's timestep on a GPU: charge, fire, reset, count. The eager neurons are its reference.
+"""One kernel for a layer's timesteps on a GPU: charge, fire, reset, count. The eager neurons are its reference.
 
-Eager code reads and writes a layer about a dozen times each timestep; this reads currents and state once, writes spikes and
-state once, and sums spikes and SynOps on the way. The sums are of integers, so their order does not matter, and the spikes
-are those of the eager neurons bit for bit.
+Eager code reads and writes a layer about a dozen times each timestep; this reads currents once and writes spikes once, reads
+and writes states once for all timesteps, and sums spikes and SynOps on the way. The sums are of integers, so their order does
+not matter, and the spikes are those of the eager neurons bit for bit.
 """
 
 from __future__ import annotations
@@ -76,31 +76,41 @@ def fire_and_count(
     membrane: Tensor,
     rule: Rule,
     *,
+    steps: int = 1,
+    constant: bool = False,
+    in_place: bool = False,
     count: Tensor | None = None,
     mask: Tensor | None = None,
     fan_out: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """One timestep of a layer, in place.
+    """Timesteps of a layer, one after the other; states are changed in place.
 
     Args:
-        current: [B, ...], dense in any memory format.
+        current: [steps * B, ...], dense in any memory format.
         membrane: float32 [B, ...], in the same format; is charged and reset.
         rule: when to fire.
+        steps: number of timesteps.
+        constant: whether currents are those of one timestep, [B, ...], the same in all of them.
+        in_place: whether spikes may take the place of currents, where these are float32 and not constant.
         count: float32 [B, ...], the spikes that stand, of neurons that retract; is brought up to date.
         mask: float32 [B, ...], 1 where spikes are sent on.
         fan_out: int32, as many as an image's neurons, in the order of memory: synapses behind each.
 
     Returns:
-        spikes float32 [B, ...], and the number of spikes and SynOps per image, int64 [2, B], if there is a `fan_out`.
+        spikes float32 [steps * B, ...], and the number of spikes and SynOps per row, int64 [2, steps * B], if there is a
+        `fan_out`.
     """
-    from methods.fused_kernel import timestep
+    from methods.fused_kernel import timesteps
 
-    spikes = torch.empty_like(membrane)
     images = len(membrane)
-    size = membrane.numel() // images
-    totals = None if fan_out is None else torch.zeros(2, images, dtype=torch.long, device=membrane.device)
+    rows, size = steps * images, membrane.numel() // images
+    if in_place and not constant and current.dtype == torch.float32:
+        spikes = current
+    else:
+        spikes = torch.empty_like(membrane[:1].expand(rows, *membrane.shape[1:]))
+    totals = None if fan_out is None else torch.zeros(2, rows, dtype=torch.long, device=membrane.device)
     absent: Any = membrane  # a pointer that the kernel never follows
-    timestep[(images, -(-size // BLOCK))](
+    timesteps[(images, -(-size // BLOCK))](
         current,
         membrane,
         absent if count is None else count,
@@ -110,6 +120,7 @@ def fire_and_count(
         absent if totals is None else totals,
         size,
         images,
+        steps,
         rule.threshold,
         rule.fire_at,
         0.0 if rule.retract_below is None else rule.retract_below,
@@ -118,6 +129,7 @@ def fire_and_count(
         BOUNDED=rule.levels is not None,
         MASKED=mask is not None,
         COUNTED=totals is not None,
+        CONSTANT=constant,
         BLOCK=BLOCK,
     )
     return spikes, totals

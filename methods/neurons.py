@@ -116,8 +116,13 @@ class SpikingNeuron(Stateful, ABC):
             self.counts = self.tally(spikes)
         return spikes
 
-    def fire_fused(self, current: Tensor) -> Tensor | None:
-        """`forward` in one kernel (see `methods.fused`), or None if there is none for these neurons or currents."""
+    def fire_fused(
+        self, current: Tensor, steps: int = 1, constant: bool = False, in_place: bool = False
+    ) -> Tensor | None:
+        """`forward` in one kernel, for as many timesteps: see `methods.fused.fire_and_count`.
+
+        None if there is none for these neurons or currents.
+        """
         return None
 
     def reset(self) -> None:
@@ -188,21 +193,33 @@ class ThresholdNeuron(SpikingNeuron):
         own, usual = type(self), (kind.fire, ThresholdNeuron.charge)
         return (own.fire, own.charge) == usual and not isinstance(self.threshold, Tensor)
 
-    def fire_fused(self, current: Tensor) -> Tensor | None:
+    def fire_fused(
+        self, current: Tensor, steps: int = 1, constant: bool = False, in_place: bool = False
+    ) -> Tensor | None:
         rule = self.rule()
         if rule is None:
             return None
         if memory_order(current) is None:
             current = current.contiguous()
         if self.membrane is None:
-            self.membrane = self.start(current)
+            self.membrane = self.start(current if constant else current[: len(current) // steps])
         count, mask = self.standing(), getattr(self, "mask", None)
         order = memory_order(current)
         states = [self.membrane, *(state for state in (count, mask) if state is not None)]
         if order is None or any(not state.is_contiguous(memory_format=order) for state in states):
             return None
         fan_out = None if self.tally is None else self.tally.in_memory(order, current.device)
-        spikes, totals = fire_and_count(current, self.membrane, rule, count=count, mask=mask, fan_out=fan_out)
+        spikes, totals = fire_and_count(
+            current,
+            self.membrane,
+            rule,
+            steps=steps,
+            constant=constant,
+            in_place=in_place,
+            count=count,
+            mask=mask,
+            fan_out=fan_out,
+        )
         if totals is not None:
             self.counts = (totals[0], totals[1])
         return spikes

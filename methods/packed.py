@@ -213,13 +213,15 @@ class PackedLayers:
             layer.activate(active)
         return active
 
+    def fit(self, images: Tensor) -> bool:
+        """Whether rows of these images [B, C, H, W] may stand for several timesteps of fewer: float32 and convolutions."""
+        return self._all_fit and images.dim() == 4 and images.dtype == torch.float32
+
     def serve(self, images: Tensor) -> bool:
         """Whether `activate` would do it."""
         return (
-            self._all_fit
-            and images.dim() == 4
+            self.fit(images)
             and images.is_cpu
-            and images.dtype == torch.float32
             and torch.backends.mkldnn.is_available()
             and torch._C._get_mkldnn_enabled()
             and not torch.is_autocast_enabled("cpu")

@@ -46,6 +46,7 @@ def test_a_page_that_is_not_finished_says_so():
         (["early-exit", "--method", "nonsense"], "unknown method 'nonsense'"),
         (["early-exit", "--model", "nonsense"], "unknown model 'nonsense'"),
         (["early-exit", "--data-dir", "/nowhere"], "cifar10 is not on this disk"),
+        (["early-exit", "--checkpoint", "zoo:x"], "--checkpoint needs --data-dir"),
         (["simulation", "--model", "nonsense"], "unknown model 'nonsense'"),
     ],
 )

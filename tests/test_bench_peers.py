@@ -14,7 +14,7 @@ from benchmark.bench import main
 from benchmark.bench import peer_memory as memory
 from benchmark.bench.contestants import COMPILED, CONTESTANTS, Side, by_name, disagreement
 from benchmark.bench.foreign_neurons import NotAvailable, with_neurons
-from benchmark.bench.peer_table import Cell, Row, page
+from benchmark.bench.peer_table import Cell, Row, page, times_reference
 from benchmark.bench.peers import check
 from benchmark.bench.source_network import Model, SourceNetwork
 from benchmark.errors import UsageError
@@ -314,6 +314,29 @@ def test_ratios_are_taken_within_a_repeat_against_the_faster_floor():
         "| floor, NCHW | 4.000 [3.000, 6.000] | 2.000 [0.750, 2.000] | 1.852 [0.375, 2.000] | 1.0 |" in made.table()[3]
     )
     assert cell((2.2, 1.09, 8.0)).verdicts()[0].endswith("1.100 [1.090, 2.000], missed")
+
+
+def test_on_a_gpu_other_goals_hold_and_the_reference_loop_is_that_of_a_single_image():
+    """The loop takes one image at a time: batches of any size are compared with its rate, on the same network."""
+    loop = row("reference loop", 30.0, 30.0, 30.0)
+    single, many = cell((2.0, 2.0, 2.0), loop), cell((0.2, 0.2, 0.2))
+    other = Cell(Model("resnet20", 8), 64, 3, many.rows, 4, "cuda")
+    gpu = [Cell(TINY, each.batch_size, 3, each.rows, 4, "cuda") for each in (single, many)]
+    assert gpu[0].limit == 1.25 and gpu[0].verdicts()[0].startswith("recording / floor <= 1.25 (goal)")
+    assert [times_reference(each, gpu) for each in gpu] == [15.0, 150.0]
+    assert times_reference(other, [*gpu, other]) is None
+    written = page([*gpu, other], 3, [], "command", 4, "tf32")
+    assert "no gradient, in tf32." in written
+    ends = [line.split(" | ")[-1] for line in written.splitlines() if line.startswith(f"| {TINY.name}, 8 px")]
+    assert ends == ["15.0, missed (>= 100) |", "150.0, met (>= 100) |"]
+    assert "| 15.0 |" in page([single, many], 2, [], "command", 4)
+    rows = (row("ours, recording", 5.0, 2.4, 3.6), row("floor, NCHW", 4.0, 2.0, 3.0))
+    assert [Cell(TINY, 4, 3, rows, 4, place).goal for place in ("cpu", "cuda")] == ["missed", "met"]
+
+
+def test_a_processor_has_no_tf32(invoke):
+    answer, written = invoke("peers", "--model", "small-cnn@8", "--precision", "tf32", "--device", "cpu")
+    assert answer.exit_code == 2 and "--precision tf32 needs a GPU" in answer.output and not written
 
 
 def test_what_could_not_be_measured_is_a_dash_and_no_verdict():

@@ -20,6 +20,7 @@ from methods.fused import eager_neurons
 from methods.network import SpikingNetwork
 
 GOAL = 0.9999
+RECORDING = "recording"
 
 
 @click.command(name="exits")
@@ -46,11 +47,12 @@ def exits(
     data_dir: Path,
     checkpoint: str | None,
 ) -> None:
-    """Images whose exit or answer is not that of plain torch code, one timestep after the other.
+    """Images whose exit, answer, spikes or SynOps are not those of plain torch code.
 
-    The plain code records with batches of the first size. It is compared with recordings by the engine, which replays CUDA
-    graphs with fused neurons on a GPU and computes several timesteps at once on a CPU, and with early exit from shrinking and
-    from refilled batches, each with batches of every size. Exits with 1 if fewer than 99.99% are equal in one of them.
+    Plain code has eager neurons and no CUDA graphs, but batches and timesteps at once as in the recording beside it. That has
+    to be equal for 99.99% of the images, on a CPU also what simulates other numbers of rows at a time: plain code one timestep
+    after the other, and early exit. On a GPU cuDNN chooses its kernels by the number of rows, which rounds differently; how
+    many images differ for that alone is shown. Exits with 1 where too few are equal.
     """
     place = choose_device(device)
     click.echo("; ".join(machine(place, ("torch",))))
@@ -59,12 +61,13 @@ def exits(
         for method in methods:
             case = cifar10(method, model, images, timesteps, place, data_dir, checkpoint)
             click.echo(f"{method}, {model}, {case.words}, T = {timesteps}, {len(case.images)} images, {precision}")
-            with eager_neurons():
-                plain = _replayed(case, _StepByStep(case.network), timesteps, batch_sizes[0])
             for batch_size in batch_sizes:
+                with eager_neurons():
+                    plain = _replayed(case, case.network, timesteps, batch_size)
                 for way, found in _ways(case, timesteps, batch_size):
                     equal = (found == plain).all(0)
-                    worst = min(worst, float(equal.double().mean()))
+                    if way == RECORDING or place.type == "cpu":
+                        worst = min(worst, float(equal.double().mean()))
                     click.echo(f"  batch {batch_size}, {way}: {int((~equal).sum())} of {len(equal)} differ")
     if worst < GOAL:
         click.echo(f"fewer than {GOAL:.2%} are equal")
@@ -90,7 +93,10 @@ class _StepByStep:
 
 def _ways(case: Case, timesteps: int, batch_size: int) -> Iterator[tuple[str, Tensor]]:
     """Each way to simulate, and what it gives: prediction, exit, spikes and SynOps, int64 [4, N]."""
-    yield "recording", _replayed(case, case.network, timesteps, batch_size)
+    yield RECORDING, _replayed(case, case.network, timesteps, batch_size)
+    with eager_neurons():
+        in_turn = _replayed(case, _StepByStep(case.network), timesteps, batch_size)
+    yield "plain code, one timestep after the other", in_turn
     batches = case.images.split(batch_size)
     inference = DynamicInference(case.network, case.policy, timesteps)
     shrinking = [inference(batch) for batch in batches]

@@ -1,9 +1,10 @@
-"""Compares the kernel of `methods.fused` with the eager neurons; run with TRITON_INTERPRET=1, or with --device cuda."""
+"""Compares the kernel of `methods.fused` with the eager neurons; run with TRITON_INTERPRET=1, or with --cuda on a GPU."""
 
 from __future__ import annotations
 
 import itertools
 import sys
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -15,7 +16,8 @@ from methods.srp import MaskedIFNeuron
 from methods.tally import SpikeTally
 
 SHAPES = ((5,), (3, 4, 4), (8, 17, 19))
-TIMESTEPS = 6
+# How many timesteps are given to one call, in place or not.
+FOLDS = ((1, False),) * 6, ((1, False), (3, True), (2, False))
 
 
 def neurons() -> dict[str, ThresholdNeuron]:
@@ -30,40 +32,62 @@ def neurons() -> dict[str, ThresholdNeuron]:
     }
 
 
-def step(neuron: ThresholdNeuron, current: Tensor) -> dict[str, Tensor]:
-    """All that one timestep leaves."""
-    spikes = neuron(current)
-    assert neuron.counts is not None
+def left(neuron: ThresholdNeuron, spikes: Tensor | None) -> dict[str, Tensor]:
+    """All that timesteps leave: `spikes` are what they gave."""
+    assert neuron.counts is not None and spikes is not None
     states = {name: state.clone() for name in neuron.state_names if (state := getattr(neuron, name)) is not None}
     return {"spikes": spikes, "events": neuron.counts[0].double(), "synops": neuron.counts[1].double(), **states}
 
 
-def compare(name: str, shape: tuple[int, ...], layout: torch.memory_format, device: str) -> int:
+def step(neuron: ThresholdNeuron, currents: list[Tensor]) -> dict[str, Tensor]:
+    """What eager neurons leave, one timestep after the other; spikes and counts are those of each of them."""
+    with fused.eager_neurons():
+        found = [left(neuron, neuron(current)) for current in currents]
+    return found[-1] | {name: torch.cat([each[name] for each in found]) for name in ("spikes", "events", "synops")}
+
+
+def check_equal(found: dict[str, Tensor], expected: dict[str, Tensor], where: object) -> int:
+    """Number of spikes of either sign. Raises AssertionError where anything differs."""
+    assert found.keys() == expected.keys()
+    for part, value in expected.items():
+        assert found[part].stride() == value.stride() or value.dim() == 1, (where, part)
+        assert torch.equal(found[part], value), (where, part)
+    return int(expected["events"].sum())
+
+
+def compare(
+    name: str, shape: tuple[int, ...], layout: torch.memory_format, device: str, folds: Sequence[tuple[int, bool]]
+) -> int:
     """Number of spikes of either sign, after all timesteps are the same. Raises AssertionError where one is not."""
     random = torch.Generator().manual_seed(len(shape))
     fan_out = torch.randint(1, 500, shape, generator=random)
     one, other = neurons()[name], neurons()[name]
     start, mask = torch.randn(3, *shape, generator=random), torch.randint(0, 2, (3, *shape), generator=random).float()
-    events = 0
     for neuron in (one, other):
         neuron.tally = SpikeTally(fan_out, signed=neuron.kind == "signed")
         if isinstance(neuron, MaskedIFNeuron):
             neuron.mask = mask.to(device, memory_format=layout)
         if isinstance(neuron, ShiftedIFNeuron):
             neuron.shifted = start.to(device, memory_format=layout)
-    for _ in range(TIMESTEPS):
+
+    def noise(steps: int) -> Tensor:
         # Multiples of 1/8 lie on a threshold of 3/4 now and then.
-        current = (torch.randn(3, *shape, generator=random) * 8).round() / 8
-        current = current.to(device, memory_format=layout)
+        values = (torch.randn(3 * steps, *shape, generator=random) * 8).round() / 8
+        return values.to(device, memory_format=layout)
+
+    events = 0
+    for steps, in_place in folds:
+        current = noise(steps)
         assert fused.fuses(current)
-        with fused.eager_neurons():
-            expected = step(one, current)
-        found = step(other, current)
-        assert found.keys() == expected.keys()
-        for part, value in expected.items():
-            assert found[part].stride() == value.stride() or value.dim() == 1, (name, shape, part)
-            assert torch.equal(found[part], value), (name, shape, part)
-        events += int(expected["events"].sum())
+        expected = step(one, list(current.clone(memory_format=torch.preserve_format).chunk(steps)))
+        spikes = other(current) if steps == 1 else other.fire_fused(current, steps, in_place=in_place)
+        assert spikes is not None and (spikes.data_ptr() == current.data_ptr()) == in_place
+        events += check_equal(left(other, spikes), expected, (name, shape, steps))
+    current = noise(1)
+    expected = step(one, [current] * 4)
+    check_equal(
+        left(other, other.fire_fused(current, 4, constant=True, in_place=True)), expected, (name, shape, "constant")
+    )
     return events
 
 
@@ -83,9 +107,10 @@ def main(device: str) -> None:
     cases = 0
     for name, shape in itertools.product(neurons(), SHAPES):
         for layout in (torch.contiguous_format, torch.channels_last)[: 2 if len(shape) == 3 else 1]:
-            assert compare(name, shape, layout, device) > 0, (name, shape)
-            cases += 1
-    assert calls == cases * TIMESTEPS, (calls, cases)
+            for folds in FOLDS:
+                assert compare(name, shape, layout, device, folds) > 0, (name, shape)
+                cases += len(folds) + 1
+    assert calls == cases, (calls, cases)
     print("all equal")  # noqa: T201
 
 
