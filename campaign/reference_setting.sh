@@ -12,12 +12,13 @@
 #   clock-2bit   seconds of its fixed-time and early-exit passes at batch 1, 64 and 512, added to the record of T = 27
 #   train-l4, judge-l4      the same for ResNet-18 with QCFS activations, L = 4
 #   train-vgg, judge-vgg    the same for VGG-16, whose ReLU network is trained first
-#   speed        our simulator beside its floor and its peers, and early exit beside its ideal, to RESULTS/speed.md and early_exit.md
+#   speed        our simulator beside its floor and its peers (with DEVICE=cuda in TF32 too) and early exit beside its ideal, to
+#                RESULTS/speed.md, speed_tf32.md and early_exit.md; whether fast simulation gives the answers of plain torch code
 #
 # From the environment, for rehearsals and other machines: PYTHON, DEVICE, EPOCHS and TUNING (from scratch, and from the ReLU
 # network), WARMUP (epochs), RATE (of the tuning), MODEL, VGG, LIMIT (test and training images, 256 or more), CALIBRATION (images), SINGLE
-# (images timed at batch 1), COMPILE (empty for none), SPEED and EXITS (options of `benchmark.bench peers` and `early-exit`),
-# TOGETHER (how many judgements run at a time; trainings, clock and speed are always alone).
+# (images timed at batch 1), COMPILE (empty for none), SPEED, EXITS and EQUAL (options of `benchmark.bench peers`, `early-exit` and
+# `exits`), TOGETHER (how many judgements run at a time; trainings, clock and speed are always alone).
 set -euo pipefail
 
 data=$1 results=$2
@@ -107,11 +108,18 @@ for step in "${steps[@]}"; do
         judge-vgg) judge_all "$vgg" cifar10-vgg16-qcfs-l4 ;;
         speed)
             # shellcheck disable=SC2086
-            $python -m benchmark.bench peers ${SPEED---model resnet18 --batch-size 1 --batch-size 64 --batch-size 512 --timesteps 32 --repeats 3 --no-memory} \
-                --device "$device" --output "$results/speed.md"
+            speed=${SPEED---model resnet18 --batch-size 1 --batch-size 64 --batch-size 512 --timesteps 32 --repeats 3 --no-memory}
+            # shellcheck disable=SC2086
+            $python -m benchmark.bench peers $speed --device "$device" --output "$results/speed.md"
+            # shellcheck disable=SC2086
+            [ "$device" != cuda ] ||
+                $python -m benchmark.bench peers $speed --precision tf32 --device cuda --output "$results/speed_tf32.md"
             # shellcheck disable=SC2086
             $python -m benchmark.bench early-exit ${EXITS---model resnet18 --batch-size 64 --batch-size 512 --repeats 3} \
                 --device "$device" --output "$results/early_exit.md"
+            # shellcheck disable=SC2086
+            $python -m benchmark.bench exits ${EQUAL---batch-size 512 --images 10000} --data-dir "$data" --model "$model" \
+                --checkpoint "$results/checkpoints/cifar10-resnet18-lsq-2bit.safetensors" --device "$device"
             ;;
         *) echo "no such step: $step" >&2; exit 2 ;;
     esac

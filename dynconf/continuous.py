@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -28,11 +28,13 @@ class RefillableNetwork(StepwiseNetwork, Protocol):
 
 @dataclass
 class _Cohort:
-    """Images that began together and so have the same age; what the policy remembers of them is theirs."""
+    """Images that began together and so have the same age; what the policy remembers of them is theirs.
+
+    Under an `ageless` policy there is one cohort, of images of any age, in which `timestep` says nothing.
+    """
 
     size: int
     watch: Watch
-    running: RunningSum = field(default_factory=RunningSum)
     timestep: int = 0
 
 
@@ -49,7 +51,7 @@ class ContinuousBatch:
         refill: share of the batch that has to be free before fresh images come in, 0 (one place is enough) to 1 (all). Until
             then the images that have left are simulated in vain.
         buckets: the only numbers of rows that the network is asked to compute, `batch_size` among them; rows that are not
-            needed repeat an image, or go on with one that has left. None: any number.
+            needed repeat an image, or go on with one that has left. None: those of the network's `row_sizes`, if it has any.
 
     `images` begins with the oldest cohort: every cohort is a run of its columns. Column by column: number in the stream, place
     in the batch, timestep. It is on the CPU; `places` is its second row on the network's device.
@@ -83,6 +85,7 @@ class ContinuousBatch:
         self._rows = 0
         self._seen = 0
         self._cohorts: list[_Cohort] = []
+        self._running = RunningSum()
         self._images = torch.zeros(3, 0, dtype=torch.long)
         self._places = torch.zeros(0, dtype=torch.long)
         self._totals = torch.zeros(2, 0, dtype=torch.long)
@@ -118,6 +121,7 @@ class ContinuousBatch:
             self._rows = len(padded)
             self._images, self._places = self._images[:, :0], self._places[:0].to(images.device)
             self._totals = self._totals[:, :0].to(images.device)
+            self._running = RunningSum()
             self._enter(torch.arange(len(images)))
         elif free and (self._replace is None or self._stream.exhausted):
             self._shrink(self._rows_for(there))
@@ -137,10 +141,13 @@ class ContinuousBatch:
 
     def _places_to_fill(self) -> int:
         """How many images to begin with."""
-        image, best = self._stream.sample(), getattr(self._network, "places_for", None)
-        if image is None or best is None or self._buckets is not None:
+        image = self._stream.sample()
+        if image is None or self._buckets is not None:
             return self._batch_size
-        return int(best(image.expand(self._batch_size, *image.shape[1:])))
+        images = image.expand(self._batch_size, *image.shape[1:])
+        best, sizes = (getattr(self._network, name, None) for name in ("places_for", "row_sizes"))
+        self._buckets = None if sizes is None else sizes(images)
+        return self._batch_size if best is None or self._buckets is not None else int(best(images))
 
     def _room(self, free: int) -> int:
         return free if self._buckets is None else max(size for size in self._buckets if size <= free)
@@ -162,11 +169,14 @@ class ContinuousBatch:
         self._places = torch.cat([self._places, places])
         prelude = torch.stack([self._network.spikes[places], self._network.synops[places]])
         self._totals = torch.cat([self._totals, prelude], 1)
-        self._cohorts.append(_Cohort(count, self._policy.watch()))
+        if self._policy.ageless and self._cohorts:
+            self._cohorts[0].size += count
+        else:
+            self._cohorts.append(_Cohort(count, self._policy.watch()))
 
     def _timesteps(self) -> Iterator[Tensor]:
         """The logits of all rows at the next timesteps, between which none comes or goes."""
-        left = self._max_timesteps - min(cohort.timestep for cohort in self._cohorts)
+        left = self._max_timesteps - int(self._images[2].min())
         count = min(left, getattr(self._network, "lookahead", 1))
         return self._network.steps(count) if count > 1 else iter([self._network.step()])  # type: ignore[attr-defined]
 
@@ -176,21 +186,17 @@ class ContinuousBatch:
         spikes = self._network.spikes[self._places]
         self._totals += torch.stack([spikes, self._network.synops[self._places]])
         self._images[2] += 1
-        stops, predictions = [], []
-        parts = zip(
-            *(values.split([cohort.size for cohort in self._cohorts]) for values in (logits, spikes)), strict=True
-        )
-        for cohort, (own, fired) in zip(self._cohorts, parts, strict=True):
+        sums, stops = self._running.add(logits), []
+        sizes = [cohort.size for cohort in self._cohorts]
+        for cohort, own, fired in zip(self._cohorts, sums.split(sizes), spikes.split(sizes), strict=True):
             cohort.timestep += 1
-            evidence = LogitEvidence(cohort.running.add(own))
-            predictions.append(evidence.prediction)
-            if cohort.timestep == self._max_timesteps:
-                stops.append(torch.ones_like(predictions[-1], dtype=torch.bool))
+            if self._policy.ageless or cohort.timestep < self._max_timesteps:
+                stops.append(cohort.watch.stops(LogitEvidence(own), cohort.timestep, fired))
             else:
-                stops.append(cohort.watch.stops(evidence, cohort.timestep, fired))
+                stops.append(torch.ones_like(fired, dtype=torch.bool))
         # The one time that a timestep waits for the device.
-        report = torch.stack([torch.cat(stops).long(), torch.cat(predictions), *self._totals]).cpu()
-        leaves = report[0].bool()
+        report = torch.stack([torch.cat(stops).long(), LogitEvidence(sums).prediction, *self._totals]).cpu()
+        leaves = report[0].bool() | (self._images[2] == self._max_timesteps)
         if not leaves.any():
             return None
         left = torch.stack([self._images[0], self._images[2], *report[1:]])[:, leaves]
@@ -203,14 +209,13 @@ class ContinuousBatch:
         for cohort, mask in zip(self._cohorts, stays.split([cohort.size for cohort in self._cohorts]), strict=True):
             left = int(mask.sum())
             if 0 < left < cohort.size:
-                there = mask.to(device)
-                cohort.running.keep(there)
-                cohort.watch.keep(there)
+                cohort.watch.keep(mask.to(device))
             cohort.size = left
         self._cohorts = [cohort for cohort in self._cohorts if cohort.size]
         kept = torch.nonzero(stays)[:, 0]
         self._images = self._images[:, kept]
         kept = kept.to(device)
+        self._running.keep(kept)
         self._places, self._totals = self._places[kept], self._totals[:, kept]
 
     def _shrink(self, rows: int) -> None:

@@ -164,12 +164,20 @@ class RunningSum:
         self._total: Tensor | None = None
 
     def add(self, logits: Tensor) -> Tensor:
-        """Add this timestep's logits [B, K]; returns the sum so far, float32 [B, K]."""
+        """Add this timestep's logits [B, K]; returns the sum so far, float32 [B, K].
+
+        Rows behind those of the call before are images that begin with this timestep.
+        """
         step = logits.double()
-        self._total = step.clone() if self._total is None else self._total.add_(step)
-        return self._total.float()
+        if self._total is None:
+            self._total = step.clone()
+            return self._total.float()
+        begin = len(step) - len(self._total)
+        if begin:
+            self._total = torch.cat([self._total, self._total.new_zeros(begin, step.shape[1])])
+        return self._total.add_(step).float()
 
     def keep(self, mask: Tensor) -> None:
-        """Go on with the images where `mask` [B] is True."""
+        """Go on with the images where `mask` [B] is True, or at these indices (int64)."""
         if self._total is not None:
             self._total = self._total[mask]

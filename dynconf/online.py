@@ -99,7 +99,8 @@ class DynamicInference:
                 that computes images of different age apart (`parts_ages`; in `methods` QFFS and ST-BIF, where some are
                 still driven and others settle), 1/16 for any other.
             buckets: if given, the only numbers of rows that are ever computed, for networks that are compiled or captured for
-                certain shapes; the largest is `batch_size`.
+                certain shapes; the largest is `batch_size`. Without, those that the network asks for (`row_sizes`): few on a
+                GPU, which prepares its kernels anew for every number of rows.
 
         Returns the answers, on the CPU, in the order of the stream. Every image exits as it would alone. A network that cannot
         take in images (no `replace`) runs batch after batch, each of which shrinks. `refill=1` asks for the same; on a CPU

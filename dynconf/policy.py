@@ -81,6 +81,14 @@ class Policy(ABC):
         """Whether each image may stop after `timestep` (from 1): bool, the shape of the evidence."""
         raise NotImplementedError(f"{self.name} looks at more than the present sum: use watch()")
 
+    @property
+    def ageless(self) -> bool:
+        """Whether it remembers nothing and decides the same at every timestep, so that images of any age are asked at once.
+
+        Whoever does not say so is asked about each age by itself.
+        """
+        return False
+
     def watch(self) -> Watch:
         """A fresh watch over one batch."""
         return Watch(self.decide)

@@ -38,7 +38,8 @@ class StepwiseNetwork(Protocol):
     are there. `batch_size_for(images)` (int) says how many of these images are best simulated together, if not all of them, and
     `steps(count)` gives the logits of several timesteps faster than as many calls of `step`, the other attributes being those
     of each timestep in turn. Early exit asks `places_for(images)` instead of `batch_size_for`, and for `lookahead` (int)
-    timesteps at once, as images leave behind the last of them.
+    timesteps at once, as images leave behind the last of them, and `row_sizes(images)` (list of int, or None) for the only
+    numbers of rows that pay off, up to that of these images.
     `counts_spikes = False` or `counts_synops = False` says that zeros stand where nobody counted.
     """
 

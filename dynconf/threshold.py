@@ -123,6 +123,12 @@ class ChosenThreshold(ThresholdPolicy):
         fixed = self.per_step or self.selection == GIVEN or self.images_needed is not None
         return None if fixed else self.grid
 
+    @property
+    def ageless(self) -> bool:
+        kind = type(self)
+        usual = (ChosenThreshold.decide, ChosenThreshold.exceeds, Policy.watch)
+        return (kind.decide, kind.exceeds, kind.watch) == usual and not self.per_step
+
     def decide(self, evidence: Evidence, timestep: int) -> Tensor:
         return self.exceeds(self.score(evidence), timestep)
 

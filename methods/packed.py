@@ -213,6 +213,17 @@ class PackedLayers:
             layer.activate(active)
         return active
 
+    def arrange(self, order: torch.memory_format) -> bool:
+        """Hold the weights of convolutions in this memory format from now on; whether any had another."""
+        others = [
+            layer
+            for layer in self._layers
+            if isinstance(layer, nn.Conv2d) and not layer.weight.is_contiguous(memory_format=order)
+        ]
+        for layer in others:
+            layer.weight.data = layer.weight.data.contiguous(memory_format=order)
+        return bool(others)
+
     def fit(self, images: Tensor) -> bool:
         """Whether rows of these images [B, C, H, W] may stand for several timesteps of fewer: float32 and convolutions."""
         return self._all_fit and images.dim() == 4 and images.dtype == torch.float32

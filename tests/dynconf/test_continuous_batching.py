@@ -18,6 +18,7 @@ from dynconf.image_stream import ImageStream
 from dynconf.judging import outcome
 from dynconf.names import POLICIES
 from dynconf.policies import RandomExit
+from dynconf.policy import Watch
 from methods.qcfs import QCFS
 from methods.qffs import QFFS
 
@@ -342,6 +343,79 @@ def test_a_network_that_is_faster_with_fewer_images_gets_no_more(refill, recordi
     network.diary.clear()
     run.stream([IMAGES[:20]], 16, buckets=(8, 16))
     assert set(network.rows("begin", "step")) <= {8, 16}
+
+
+class FewSizes(RefillableNetwork):
+    """The same, which prepares itself anew for every number of rows."""
+
+    def row_sizes(self, images):
+        assert images.shape[1:] == IMAGES.shape[1:]
+        return sorted({size for size in (1, 2, 3, 4, 6, 8, 12) if size < len(images)} | {len(images)})
+
+
+@pytest.mark.parametrize("refill", [0.0, 0.5, 1.0])
+def test_a_network_that_asks_for_few_numbers_of_rows_gets_no_others(refill, recordings):
+    policy = Patience(steps=3)
+    expected = outcome(recordings["test"], policy.exit_steps(recordings["test"]))
+    network = FewSizes()
+    run = DynamicInference(network, policy, TIMESTEPS)
+    assert_same(run.stream(chunked(IMAGES, 4), 16, refill), expected, refill)
+    sizes = set(network.rows("begin", "step", "replace"))
+    assert 16 in sizes and {6, 8, 12} & sizes and sizes <= {1, 2, 3, 4, 6, 8, 12, 16}
+    network.diary.clear()
+    assert_same(run(IMAGES), expected, "whole")
+    assert set(network.rows("begin", "step")) <= {1, 2, 3, 4, 6, 8, 12, COUNT}
+    network.diary.clear()
+    run.stream([IMAGES[:20]], 16, buckets=(8, 16))
+    assert set(network.rows("begin", "step")) <= {8, 16}
+
+
+@pytest.mark.parametrize(
+    ("rule", "ageless"),
+    [
+        ("dynamic-confidence", True),
+        ("margin[selection=ltt]", True),
+        ("entropy", True),
+        ("dynamic-confidence-reference", True),
+        ("margin[per_step=true,epsilon=0.1]", False),
+        ("agreement", False),
+        ("patience[steps=3]", False),
+        ("random[reference=patience]", False),
+        ("conformal[target=0.8]", False),
+        ("fixed[timesteps=4]", False),
+        ("silence[after=5]", False),
+    ],
+)
+def test_which_rules_ask_for_no_age(rule, ageless, recordings):
+    assert make_policy(parse_policy(rule)).fit(recordings["calibration"]).ageless == ageless
+
+
+@pytest.mark.parametrize(("per_step", "once"), [("", True), ("[per_step=true,epsilon=0.1]", False)])
+def test_a_rule_that_asks_for_no_age_is_asked_about_all_images_at_once(per_step, once, recordings, monkeypatch):
+    policy = make_policy(parse_policy(f"margin{per_step}")).fit(recordings["calibration"])
+    asked, stops = [], Watch.stops
+    monkeypatch.setattr(
+        Watch, "stops", lambda self, evidence, *more: asked.append(evidence) or stops(self, evidence, *more)
+    )
+    network = RefillableNetwork()
+    DynamicInference(network, policy, TIMESTEPS).stream([IMAGES], 16, 0.0)
+    assert (len(asked) == len(network.rows("step"))) == once
+    assert len(asked) >= len(network.rows("step"))
+
+
+class Inverted(DynamicConfidence):
+    """A rule of somebody's own, which changed what every timestep asks."""
+
+    def decide(self, evidence, timestep):
+        return super().decide(evidence, timestep) & (timestep % 2 == 0)
+
+
+def test_a_rule_of_somebodys_own_is_asked_about_each_age(recordings):
+    policy = Inverted(scale=2.0, threshold=0.5)
+    assert not policy.ageless
+    answers = DynamicInference(RefillableNetwork(), policy, TIMESTEPS).stream(chunked(IMAGES, 3), 16, 0.1)
+    assert_same(answers, outcome(recordings["test"], policy.exit_steps(recordings["test"])), "inverted")
+    assert set(answers.timesteps.tolist()) <= {2, 4, 6, 8, 10}
 
 
 # The stream: order, ends, laziness

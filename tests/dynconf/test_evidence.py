@@ -87,3 +87,15 @@ def test_all_timesteps_at_once_give_the_bits_of_each_one_alone(shape):
         for position, scale in enumerate(SCALES):
             for name, plain in (("log_sum_exp", log_sum_exp), ("expected_logit", expected_logit)):
                 assert torch.equal(together[name][:, timestep, position], plain(total, scale)), name
+
+
+def test_images_that_begin_later_are_summed_from_their_own_first_timestep():
+    steps = torch.randn(5, 4, 3, generator=torch.Generator().manual_seed(0))
+    late, running = RunningSum(), RunningSum()
+    for timestep, logits in enumerate(steps):
+        found = running.add(logits if timestep > 1 else logits[:2])
+        if timestep > 1:
+            assert torch.equal(found[2:], late.add(logits[2:]))
+    assert torch.equal(found[:2], sum(steps[:, :2].double()).float())
+    running.keep(torch.tensor([3, 0]))
+    assert torch.equal(running.add(torch.zeros(2, 3)), found[[3, 0]])

@@ -72,3 +72,22 @@ def test_other_precisions_are_not_folded(pretended):
     assert network.lookahead == 1
     list(network.steps(4))
     assert not pretended
+
+
+class Images:
+    """As many images on a device, as far as their sizes go."""
+
+    def __init__(self, count, device):
+        self.count, self.device = count, torch.device(device)
+
+    def __len__(self):
+        return self.count
+
+
+def test_a_gpu_computes_few_numbers_of_rows():
+    network = tiny("qcfs", "plain")
+    assert network.row_sizes(Images(64, "cpu")) is None
+    assert network.row_sizes(Images(64, "cuda")) == [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64]
+    assert network.row_sizes(Images(50, "cuda")) == [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 50]
+    assert network.row_sizes(Images(1, "cuda")) == [1]
+    assert len(network.row_sizes(Images(512, "cuda"))) == 18
