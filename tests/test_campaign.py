@@ -89,19 +89,13 @@ def test_a_rehearsal_is_smaller():
 
 @pytest.mark.parametrize(("device", "pages"), [("cpu", 1), ("cuda", 2)])
 def test_speed_is_measured_with_tensor_cores_too_where_there_are_any(device, pages):
-    script = ran("speed", python="echo", DEVICE=device)
-    assert script.returncode == 0, script.stderr
-    lines = script.stdout.splitlines()
-    assert [line.split()[2] for line in lines] == ["peers"] * pages + ["early-exit", "exits"]
-    assert ["--precision tf32" in line for line in lines[:pages]] == [False, True][:pages]
-    assert len({line.split()[-1] for line in lines[:-1]}) == pages + 1  # pages of their own
-    for line in lines:
-        name, options = parsed(line.split())
-        assert name != "exits" or (options["images"], options["batch_sizes"], options["model"]) == (
-            10000,
-            (512,),
-            "resnet18",
-        )
+    found, _ = commands("speed", DEVICE=device)
+    parsed_ones = [parsed(words) for words in found]
+    assert [name for name, _ in parsed_ones] == ["peers"] * pages + ["early-exit", "exits"]
+    assert [options["precision"] for _, options in parsed_ones[:pages]] == ["fp32", "tf32"][:pages]
+    assert len({options["output"] for _, options in parsed_ones[:-1]}) == pages + 1  # pages of their own
+    equal = parsed_ones[-1][1]
+    assert (equal["images"], equal["batch_sizes"], equal["model"]) == (10000, (512,), "resnet18")
 
 
 @pytest.mark.parametrize("together", ["1", "2", "9"])
