@@ -68,6 +68,7 @@ def test_a_recording_has_the_size_that_was_asked_for_and_takes_what_is_said(subj
     )
 
 
+@pytest.mark.slow
 def test_writing_holds_a_shard_and_reading_back_the_recording():
     few, many = (Work(10, images, 4, 64) for images in (1024, 8192))
     recorded, _ = bytes_per_image_timestep(many)

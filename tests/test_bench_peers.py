@@ -220,6 +220,7 @@ def test_where_nothing_can_be_compiled_that_is_said(monkeypatch):
     assert rows["ours, compiled"].agrees is False
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_page_with_every_contestant(invoke):
     answer, written = invoke("peers", "--model", "small-cnn@8", "--batch-size", 1, "--timesteps", 2, "--repeats", 2)
     assert answer.exit_code == 0, answer.output
@@ -281,6 +282,7 @@ def test_who_is_left_out_does_not_run_and_the_page_says_so(invoke):
     assert answer.exit_code == 2 and "'SpikingJelly, single-step'" in answer.output
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_the_run_and_running_out_of_it_is_said():
     model = Model("small-cnn", 32)
     single, small, large = (memory.peak_in_a_process(model, "ours, step loop", size, 2, "cpu") for size in (1, 32, 128))

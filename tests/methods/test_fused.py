@@ -36,5 +36,6 @@ def test_in_the_interpreter_a_network_gives_the_same_where_the_kernel_computes_s
     assert last_line("folded_against_stepwise.py", TRITON_INTERPRET="1") == "all equal"
 
 
+@pytest.mark.slow
 def test_the_kernel_compiles_for_a_gpu(tmp_path):
     assert last_line("fused_for_gpus.py", TRITON_CACHE_DIR=str(tmp_path)) == "all compiled"
