@@ -39,7 +39,10 @@ def test_processors_do_not_fold_by_themselves():
         (1025, 2, [], 1),
     ],
 )
-def test_timesteps_fill_the_device_and_a_single_one_is_replayed(pretended, images, steps, at_once, lookahead):
+def test_timesteps_fill_the_device_and_a_single_one_is_replayed(
+    pretended, monkeypatch, images, steps, at_once, lookahead
+):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)  # of a processor: no matter there
     network = tiny("qcfs", "plain")
     network.begin(noise(images, 3, 8, 8))
     assert network.lookahead == lookahead

@@ -17,6 +17,7 @@ import methods.network
 import methods.replaying
 from benchmark.conformance import TINY, random_images, simulate
 from methods.cos import COS
+from methods.fused import eager_neurons
 from methods.qcfs import QCFS
 from methods.replaying import MOST_GRAPHS, Replaying
 from methods.srp import SRP
@@ -156,3 +157,11 @@ def test_a_network_that_cannot_be_recorded_says_so_and_runs(recorder, monkeypatc
         network.begin(images)
         network.step()
     assert network._replaying._refused
+
+
+def test_timesteps_are_recorded_on_gpus_alone_and_not_where_all_is_to_be_plain():
+    gpu = torch.device("cuda")
+    assert methods.replaying.replays(gpu) and not methods.replaying.replays(torch.device("cpu"))
+    with eager_neurons():
+        assert not methods.replaying.replays(gpu)
+    assert methods.replaying.replays(gpu)
