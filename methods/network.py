@@ -39,8 +39,8 @@ BYTES_AT_ONCE = 2**25
 TIMESTEPS_AHEAD = 6
 ROWS_AHEAD = 16
 BYTES_AHEAD = 2**22
-# The same on a GPU, in all: there rows cost next to nothing until they fill it. With ResNet-18 on an H100, 32 timesteps of one
-# image at once take as long as three in turn, and of 64 images two thirds of the time.
+# The same on a GPU, in all: there rows cost next to nothing until they fill it. SpikingJelly's ResNet-18 took an H100 as long
+# for 32 timesteps of one image at once as three in turn, and for those of 64 images two thirds of the time (bench/GPU.md).
 GPU_TIMESTEPS_AT_ONCE = 32
 GPU_ROWS_AT_ONCE = 2048
 GPU_BYTES_AT_ONCE = 2**29
@@ -262,7 +262,7 @@ class SpikingNetwork(nn.Module):
 
     @property
     def lookahead(self) -> int:
-        """How many timesteps to ask `steps` for where images may leave after each of them: few on a CPU, elsewhere one."""
+        """How many timesteps to ask `steps` for where images may leave after each of them: more than one for few images."""
         batch = self._at_rest
         most = self._at_once(TIMESTEPS_AHEAD, ROWS_AHEAD, BYTES_AHEAD if batch.packed else GPU_BYTES_AHEAD)
         return max(1, self._next_phase(batch, most)[1]) if most > 1 else 1
@@ -279,6 +279,8 @@ class SpikingNetwork(nn.Module):
     @torch.no_grad()
     def steps(self, count: int) -> Iterator[Tensor]:
         """The logits [B, K] of the next `count` timesteps, as so many calls of `step` give them; faster where B is small.
+
+        On a GPU they may be rounded differently, as those of another batch size are.
 
         After each, `spikes`, `synops` and `site_spikes` are those of that timestep, but neurons may be some timesteps ahead:
         the network must go through all of them, or begin anew, before anything else is done with it.

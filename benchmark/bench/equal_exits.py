@@ -31,7 +31,6 @@ RECORDING = "recording"
 )
 @click.option("--timesteps", type=click.IntRange(min=1), default=32)
 @click.option("--images", type=click.IntRange(min=1), default=512)
-@click.option("--precision", type=click.Choice(["fp32", "tf32"]), default="fp32")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
 @click.option("--data-dir", type=click.Path(path_type=Path), required=True, help="CIFAR-10.")
 @click.option("--checkpoint", metavar="FILE|zoo:NAME", help="Other weights than the zoo's.")
@@ -42,7 +41,6 @@ def exits(
     batch_sizes: tuple[int, ...],
     timesteps: int,
     images: int,
-    precision: str,
     device: str,
     data_dir: Path,
     checkpoint: str | None,
@@ -57,10 +55,10 @@ def exits(
     place = choose_device(device)
     click.echo("; ".join(machine(place, ("torch",))))
     worst = 1.0
-    with numerics(precision, place):
+    with numerics("fp32", place):
         for method in methods:
             case = cifar10(method, model, images, timesteps, place, data_dir, checkpoint)
-            click.echo(f"{method}, {model}, {case.words}, T = {timesteps}, {len(case.images)} images, {precision}")
+            click.echo(f"{method}, {model}, {case.words}, T = {timesteps}, {len(case.images)} images, fp32")
             for batch_size in batch_sizes:
                 with eager_neurons():
                     plain = _replayed(case, case.network, timesteps, batch_size)
