@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from methods.tracing import CONVOLUTIONS, module_of
@@ -23,8 +24,9 @@ PACKED_ROWS = 64
 # A convolution to so few pixels is up to three times as fast where oneDNN keeps channels in blocks of 16, although images and
 # weights go there and back at every call; kernels for channels_last work on the pixels of a row, of which there are few.
 FEW_PIXELS, BLOCK = 16, 16
-# MKL gets this many rows, no more and no fewer, so that it chooses the same kernel every time.
-PLAIN_ROWS = 16
+# MKL gets this many rows, no more and no fewer, so that it chooses the same kernel every time, and each of them on a cache line
+# of its own, in whatever precision: without AVX-512 it begins the sums of a small layer where memory is aligned.
+PLAIN_ROWS, ALIGNED = 16, 32
 KERNELS = (
     "_reorder_convolution_weight",
     "_convolution_pointwise",
@@ -134,7 +136,7 @@ class PackedConvolution(_Packed, nn.Conv2d):
 class PackedLinear(_Packed, nn.Linear):
     """A linear layer with the parameters of another, which on a CPU gives few float32 rows what they get among many.
 
-    It does so by oneDNN where it is `active`, otherwise by multiplying no other number of rows than `PLAIN_ROWS`.
+    It does so by oneDNN where it is `active`, otherwise by multiplying no other number of rows than `PLAIN_ROWS`, aligned.
     """
 
     @classmethod
@@ -151,13 +153,17 @@ class PackedLinear(_Packed, nn.Linear):
             return super().forward(input)
         rows = input.reshape(-1, self.in_features)
         count = len(rows)
-        packed = self.active and input.dtype == torch.float32 and not torch.is_grad_enabled()
-        missing = int(count % PACKED_ROWS == 1) if packed else -count % PLAIN_ROWS
-        if missing:
-            rows = torch.cat([rows, rows[:1].expand(missing, -1)])
-        size, multiplied = (PACKED_ROWS, self._multiplied) if packed else (PLAIN_ROWS, super().forward)
-        found = torch.cat([multiplied(part) for part in rows.split(size)])
-        return found[:count].reshape(*input.shape[:-1], self.out_features)
+        if self.active and input.dtype == torch.float32 and not torch.is_grad_enabled():
+            if count % PACKED_ROWS == 1:
+                rows = torch.cat([rows, rows[-1:]])
+            found = [self._multiplied(part) for part in rows.split(PACKED_ROWS)]
+        else:
+            missing = -self.in_features % ALIGNED
+            weight = F.pad(self.weight, (0, missing)) if missing else self.weight
+            # Padded or not, it is a copy, which begins on a cache line.
+            rows = F.pad(rows.contiguous(), (0, missing, 0, -count % PLAIN_ROWS))
+            found = [F.linear(part, weight, self.bias) for part in rows.split(PLAIN_ROWS)]
+        return torch.cat(found)[:count].reshape(*input.shape[:-1], self.out_features)
 
     def _multiplied(self, rows: Tensor) -> Tensor:
         if self._packed is None:
