@@ -11,9 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from methods.accounting import Accounting, AnalogLayer, Signal, Site, signals
+from methods.accounting import Accounting, AnalogLayer, Site
 from methods.ahead import Ahead, folds
+from methods.constant_part import split_constant_part
 from methods.layerwise import AtNeurons, simulate_layerwise
+from methods.limits import AHEAD, AT_ONCE, ENOUGH_PLACES, GPU_AHEAD, GPU_AT_ONCE, IMAGES_AT_ONCE, Limits
 from methods.neurons import SpikingNeuron, Stateful
 from methods.packed import PackedLayers, expect_silence, place_twins
 from methods.pooling import CurrentMaxPool, SpikeMaxPool
@@ -26,25 +28,6 @@ from methods.tracing import module_of
 # Convolutions of a single float32 image may take another code path on CPUs and round differently, so that spikes flip. Where
 # they are not packed, a lone image is therefore computed in duplicate: its answer must not depend on its company.
 SMALLEST_BATCH = 2
-# On a CPU, per thread: the states of more images than this do not stay in the cache.
-IMAGES_AT_ONCE = 16
-# The same where images come and go, which costs its own time each time: in all, however few threads.
-ENOUGH_PLACES = 32
-# Several timesteps at once: they share the work of reading a layer's weights, until so many rows, or so large ones, do not
-# stay in the cache. Rows and bytes are per thread.
-TIMESTEPS_AT_ONCE = 16
-ROWS_AT_ONCE = 32
-BYTES_AT_ONCE = 2**25
-# Where images may leave after each of them it has to be much faster, as the last ones are computed in vain.
-TIMESTEPS_AHEAD = 6
-ROWS_AHEAD = 16
-BYTES_AHEAD = 2**22
-# The same on a GPU, in all: there rows cost next to nothing until they fill it. SpikingJelly's ResNet-18 took an H100 as long
-# for 32 timesteps of one image at once as three in turn, and for those of 64 images two thirds of the time (bench/GPU.md).
-GPU_TIMESTEPS_AT_ONCE = 32
-GPU_ROWS_AT_ONCE = 2048
-GPU_BYTES_AT_ONCE = 2**29
-GPU_BYTES_AHEAD = 2**26
 
 
 @dataclass(frozen=True)
@@ -264,17 +247,14 @@ class SpikingNetwork(nn.Module):
     def lookahead(self) -> int:
         """How many timesteps to ask `steps` for where images may leave after each of them: more than one for few images."""
         batch = self._at_rest
-        most = self._at_once(TIMESTEPS_AHEAD, ROWS_AHEAD, BYTES_AHEAD if batch.packed else GPU_BYTES_AHEAD)
+        most = self._fitting(AHEAD if batch.packed else GPU_AHEAD)
         return max(1, self._next_phase(batch, most)[1]) if most > 1 else 1
 
-    def _at_once(self, timesteps: int, rows: int, size: int) -> int:
-        """How many timesteps, so many at most, fit into so many rows, of which a layer's take so many bytes.
-
-        Rows and bytes are those of each thread of a CPU.
-        """
-        largest = 4 * max(math.prod(site.shape) for site in self.sites)
-        threads = torch.get_num_threads() if self._begun.packed else 1
-        return min(timesteps, max(1, min(threads * rows, threads * size // largest) // max(1, self._begun.count)))
+    def _fitting(self, limits: Limits) -> int:
+        """How many timesteps of the batch are computed at once within these limits."""
+        row_bytes = 4 * max(math.prod(site.shape) for site in self.sites)
+        batch = self._begun
+        return limits.fit(batch.count, row_bytes, torch.get_num_threads() if batch.packed else 1)
 
     @torch.no_grad()
     def steps(self, count: int) -> Iterator[Tensor]:
@@ -287,10 +267,7 @@ class SpikingNetwork(nn.Module):
         """
         while count:
             batch = self._at_rest
-            if batch.packed:
-                most = self._at_once(TIMESTEPS_AT_ONCE, ROWS_AT_ONCE, BYTES_AT_ONCE)
-            else:
-                most = self._at_once(GPU_TIMESTEPS_AT_ONCE, GPU_ROWS_AT_ONCE, GPU_BYTES_AT_ONCE)
+            most = self._fitting(AT_ONCE if batch.packed else GPU_AT_ONCE)
             phase, ahead = self._next_phase(batch, min(count, most))
             count -= max(1, ahead)
             # A single timestep is faster replayed than launched kernel by kernel.
@@ -537,41 +514,3 @@ def preferred_order(device: torch.device) -> torch.memory_format | None:
         return None
     rounds = torch.backends.cudnn.allow_tf32 or torch.is_autocast_enabled("cuda")
     return torch.channels_last if rounds else torch.contiguous_format
-
-
-def split_constant_part(graph: fx.GraphModule) -> tuple[fx.GraphModule, fx.GraphModule]:
-    """What depends on the image alone, and the rest; the first returns the tuple that the second takes."""
-    carried = signals(graph)
-    nodes = list(graph.graph.nodes)
-    constant = {node for node, signal in carried.items() if signal is Signal.CONSTANT}
-    # What is made of parameters alone has no batch dimension to compact; each part computes it for itself.
-    parameters: set[fx.Node] = set()
-    # Sizes are read in each part, from what has been compacted there.
-    sizes: set[fx.Node] = set()
-    for node in nodes:
-        if node in constant and node.op != "placeholder" and parameters.issuperset(node.all_input_nodes):
-            parameters.add(node)
-        if carried.get(node) is Signal.SIZE and (constant | sizes).issuperset(node.all_input_nodes):
-            sizes.add(node)
-    changing: set[fx.Node] = set()
-    for node in reversed(nodes):
-        needed = any(user in changing for user in node.users)
-        if node not in constant | sizes or (needed and node in parameters | sizes):
-            changing.add(node)
-    boundary = [
-        node for node in nodes if node in constant - parameters and any(user in changing for user in node.users)
-    ]
-
-    copied: dict[fx.Node, fx.Node] = {}
-    before = fx.Graph()
-    for node in nodes:
-        if node in constant | sizes:
-            copied[node] = before.node_copy(node, lambda source: copied[source])
-    before.output(tuple(copied[node] for node in boundary))
-
-    body = fx.Graph()
-    copied = {node: body.placeholder(node.name) for node in boundary}
-    for node in nodes:
-        if node in changing:
-            copied[node] = body.node_copy(node, lambda source: copied[source])
-    return fx.GraphModule(graph, before), fx.GraphModule(graph, body)

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from torch import fx, nn
 
-from methods.network import SpikingNetwork, split_constant_part
+from methods.constant_part import split_constant_part
+from methods.network import SpikingNetwork
 from methods.neurons import IFNeuron, Stateful
 
 

@@ -8,6 +8,7 @@ from test_packed import all_of, backbone, noise, tiny
 
 import methods.network
 from methods.ahead import Ahead, folds
+from methods.limits import GPU_AT_ONCE
 from methods.packed import PackedLayers
 
 
@@ -54,7 +55,7 @@ def test_large_images_are_fewer_at_once(pretended):
     network = backbone("resnet20")
     network.begin(noise(2, 3, 512, 512))  # 16 MiB each in the largest layer
     assert network.lookahead == 2
-    assert network._at_once(32, 2048, 2**29) == 16
+    assert network._fitting(GPU_AT_ONCE) == 16
 
 
 @pytest.mark.parametrize("name", ["qcfs", "qffs", "srp", "cos", "st-bif"])

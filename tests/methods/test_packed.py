@@ -17,7 +17,8 @@ from benchmark.conformance import CLASSES, quantised_network
 from benchmark.training.thresholds import initialise_thresholds
 from dynconf import DynamicInference, Patience
 from methods.ahead import Ahead
-from methods.network import BYTES_AT_ONCE, ROWS_AT_ONCE, TIMESTEPS_AT_ONCE, SpikingNetwork
+from methods.limits import AT_ONCE
+from methods.network import SpikingNetwork
 from methods.neurons import IFNeuron, SignedIFNeuron, firing_slack_of
 from methods.packed import PackedConvolution, PackedLinear
 from methods.qcfs import QCFS
@@ -237,11 +238,11 @@ def test_how_many_timesteps_are_computed_at_once(threads, monkeypatch):
     for images, steps, lookahead in ((1, 16, 6), (4, 8, 4), (8, 4, 2), (16, 2, 1), (32, 1, 1), (64, 1, 1)):
         network.begin(noise(threads * images, 3, 32, 32))
         assert network.lookahead == lookahead
-        assert network._at_once(TIMESTEPS_AT_ONCE, ROWS_AT_ONCE, BYTES_AT_ONCE) == steps
+        assert network._fitting(AT_ONCE) == steps
     # Larger images fill the cache on their own.
     network.begin(noise(threads, 3, 256, 256))
     assert network.lookahead == 1
-    assert network._at_once(TIMESTEPS_AT_ONCE, ROWS_AT_ONCE, BYTES_AT_ONCE) == 8
+    assert network._fitting(AT_ONCE) == 8
     network.double().begin(noise(1, 3, 32, 32).double())
     assert network.lookahead == 1
 
