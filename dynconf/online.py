@@ -103,9 +103,8 @@ class DynamicInference:
                 GPU, which prepares its kernels anew for every number of rows.
 
         Returns the answers, on the CPU, in the order of the stream. Every image exits as it would alone. A network that cannot
-        take in images (no `replace`) runs batch after batch, each of which shrinks. `refill=1` asks for the same; on a CPU
-        it is faster where images of different age have to be computed apart, as in `methods` those that are still driven
-        and those that settle (QFFS, ST-BIF). Raises ValueError for options out of range.
+        take in images (no `replace`) runs batch after batch, each of which shrinks, as `refill=1` asks for. Raises ValueError
+        for options out of range.
         """
         batch = self._batch(batches, batch_size, refill, buckets)
         return self._answers(_in_order(list(batch.exits())))

@@ -17,7 +17,7 @@ from benchmark.bench.timing import interleaved
 from benchmark.errors import UsageError
 from benchmark.measuring import fixed_time
 from benchmark.numerics import choose_device, numerics
-from dynconf.online import REFILL, Answers, DynamicInference
+from dynconf.online import Answers, DynamicInference
 from methods.network import SpikingNetwork
 
 PAGE = Path("bench/EARLY_EXIT.md")
@@ -31,7 +31,9 @@ PAGE = Path("bench/EARLY_EXIT.md")
 )
 @click.option("--timesteps", type=click.IntRange(min=1), default=32)
 @click.option("--images", type=click.IntRange(min=1), help="Number of images.  [default: 8 batches]")
-@click.option("--refill", type=click.FloatRange(0, 1), default=REFILL, help="Share of free places to wait for.")
+@click.option(
+    "--refill", type=click.FloatRange(0, 1), help="Share of free places to wait for.  [default: the method's]"
+)
 @click.option("--repeats", type=click.IntRange(min=1), default=5)
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
 @click.option(
@@ -49,7 +51,7 @@ def early_exit(
     batch_sizes: tuple[int, ...],
     timesteps: int,
     images: int | None,
-    refill: float,
+    refill: float | None,
     repeats: int,
     device: str,
     data_dir: Path | None,
@@ -79,7 +81,7 @@ def early_exit(
 
 
 def _measured(
-    case: Case, method: str, batch_size: int, timesteps: int, refill: float, repeats: int, place: torch.device
+    case: Case, method: str, batch_size: int, timesteps: int, refill: float | None, repeats: int, place: torch.device
 ) -> Clocked:
     batches = case.images.split(batch_size)
     inference = DynamicInference(case.network, case.policy, timesteps)
