@@ -64,8 +64,10 @@ def test_fixed_time_is_compared_at_its_fastest(monkeypatch):
     network = QCFS().convert(QCFS().prepare(small_cnn()).eval())
     images = torch.rand(1, 1, 8, 8)
     calls = []
-    ahead = type(network)._at_once
-    monkeypatch.setattr(type(network), "_at_once", lambda self, *most: calls.append(ahead(self, *most)) or calls[-1])
+    fitting = type(network)._fitting
+    monkeypatch.setattr(
+        type(network), "_fitting", lambda self, limits: calls.append(fitting(self, limits)) or calls[-1]
+    )
     answers = fixed_time(network, images, 16)
     assert max(calls) > 1
     network.begin(images)
