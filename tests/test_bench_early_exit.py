@@ -70,3 +70,4 @@ def test_the_command_writes_a_page(tmp_path, method):
     assert re.findall(row, written, re.MULTILINE) == ["2", "4"]
     command = f"early-exit --method {method} --model resnet20 --batch-size 2 --batch-size 4 --timesteps 32 --images 8"
     assert command in written and f"--output {output}" in written and "Not finished" not in written
+    assert "--refill" not in written  # whatever the method's users get
