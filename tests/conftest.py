@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -86,6 +88,31 @@ def cli() -> Callable[..., Answer]:
         return Answer(done.returncode, done.stdout, done.stderr)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def trained_networks(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., None]:
+    """Puts what `run` trains for methods on the synthetic dataset into a results folder, where runs find it.
+
+    Each network is trained once for all tests, whichever process they are in.
+    """
+    base = tmp_path_factory.getbasetemp()
+    kept = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "trained networks"
+
+    def put(results: Path, *methods: str, seeds: tuple[int, ...] = (0,)) -> None:
+        from benchmark.preparation import prepare
+        from benchmark.spec import Cell
+        from benchmark.store import ResultStore
+
+        store = ResultStore(kept)
+        for method, seed in itertools.product(methods or ("qcfs",), seeds):
+            made = prepare(Cell(method=method, dataset="synthetic", seed=seed), store)
+            for path in (made.source.path, store.training / f"{made.training}.json"):
+                copy = results / path.relative_to(kept)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, copy)
+
+    return put
 
 
 @pytest.fixture

@@ -126,23 +126,16 @@ def test_membranes_stay_in_float32_and_counts_exact(network):
     assert torch.equal(network.synops, operations.long())
 
 
-@pytest.fixture(scope="module")
-def recordings(network, shared):
-    """200 real images by each precision."""
-    pixels, labels = real_tiles(shared, rows=2)
+@pytest.mark.parametrize(("precision", "rows"), [("tf32", 2), ("bf16", 1)])
+def test_answers_of_a_real_network_hardly_change(network, shared, precision, rows):
+    """Of 2,000 images, T = 32, bf16 changed 1.1% of the last answers (README). Few here: some processors emulate bf16."""
+    pixels, labels = real_tiles(shared, rows)
     images = normalise(pixels, Cifar10.preprocessing)
-    made = {}
-    for precision in ("fp32", "tf32", "bf16"):
-        with numerics("fp32" if precision == "tf32" else precision, CPU):
-            own, shown = (in_tf32(network), as_tf32(images)) if precision == "tf32" else (network, images)
-            made[precision] = record(own, [(shown, labels)], timesteps=TIMESTEPS, split="calibration")
-    return made
-
-
-@pytest.mark.parametrize("precision", ["tf32", "bf16"])
-def test_answers_of_a_real_network_hardly_change(recordings, precision):
-    """Of 2,000 images, T = 32, bf16 changed 1.1% of the last answers (README)."""
-    exact, rounded = recordings["fp32"], recordings[precision]
+    with numerics("fp32", CPU):
+        exact = record(network, [(images, labels)], timesteps=TIMESTEPS, split="calibration")
+    with numerics("fp32" if precision == "tf32" else precision, CPU):
+        own, shown = (in_tf32(network), as_tf32(images)) if precision == "tf32" else (network, images)
+        rounded = record(own, [(shown, labels)], timesteps=TIMESTEPS, split="calibration")
     accuracy = [float(each.correct[:, -1].double().mean()) for each in (exact, rounded)]
     assert accuracy[0] > 0.85
     changed = (exact.predictions[:, -1] != rounded.predictions[:, -1]).double().mean()

@@ -142,7 +142,7 @@ def test_nothing_to_replay(call, tmp_path):
     assert answer.code == 1 and "has no calibration recording" in answer.err
 
 
-def test_the_example_of_the_page_runs(root, cli, tmp_path):
+def test_the_example_of_the_page_runs(root, call, tmp_path):
     page = (root / "docs" / "recordings.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     assert len(blocks) == 3
@@ -150,7 +150,7 @@ def test_the_example_of_the_page_runs(root, cli, tmp_path):
     script.write_text("\n".join(blocks).replace("FOLDER/", "folder/"))
     subprocess.run([sys.executable, script], cwd=tmp_path, check=True, env=environment())
     (tmp_path / "test.safetensors").unlink()
-    answer = cli("replay", ".", "--policy", "dynamic-confidence", "--against", "fixed", cwd=tmp_path)
+    answer = call("replay", tmp_path, "--policy", "dynamic-confidence", "--against", "fixed")
     assert answer.code == 0 and "gap closed" in answer.out, answer.err
-    saved = cli("replay", "calibration.npz", "folder/test", cwd=tmp_path)
+    saved = call("replay", tmp_path / "calibration.npz", tmp_path / "folder" / "test")
     assert saved.code == 0, saved.err

@@ -48,10 +48,10 @@ def in_this_process(*arguments: object) -> None:
 
 
 @pytest.fixture(scope="module")
-def network(tmp_path_factory) -> Path:
+def network(tmp_path_factory, trained_networks) -> Path:
     """A trained network; all runs here take it from this file."""
     folder = tmp_path_factory.mktemp("trained")
-    in_this_process(*FLAGS, "--limit", 1, "--results", folder)
+    trained_networks(folder)
     return next(folder.glob("checkpoints/*.safetensors"))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,10 @@ def cell(**changes: object) -> Cell:
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
-def test_jobs_leave_their_records_and_a_failing_one_harms_no_other(tmp_path: Path):
+def test_jobs_leave_their_records_and_a_failing_one_harms_no_other(
+    tmp_path: Path, trained_networks: Callable[..., None]
+):
+    trained_networks(tmp_path / "results")
     cells = [cell(), cell(policies=(PolicySpec(name="fixed"),)), cell(method="no-such-method")]
     jobs = submit(cells, tmp_path / "results", tmp_path / "logs", cluster="local", parameters={"timeout_min": 10})
     records = [job.result() for job in jobs[:2]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,9 @@ def cell(**changes: object) -> Cell:
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
-def test_jobs_do_their_slices_and_collect_makes_the_record(tmp_path: Path):
+def test_jobs_do_their_slices_and_collect_makes_the_record(tmp_path: Path, trained_networks: Callable[..., None]):
     store = ResultStore(tmp_path / "results")
+    trained_networks(store.root)
     jobs = submit_slices([cell()], 2, store.root, tmp_path / "logs", cluster="local", parameters={"timeout_min": 10})
     results = [job.result() for job in jobs]
     assert [str(result.slice) for result in results] == ["1/2", "2/2"]

@@ -227,7 +227,7 @@ def test_preprocessing_by_hand_belongs_to_the_result(run, finished, tmp_path):
 
 
 @pytest.mark.parametrize("method", ["ltb", "threshold-balancing", "snn-calibration", "ftbc", "cos"])
-def test_batch_size_and_precision_do_not_decide_what_is_calibrated(run, tmp_path, method):
+def test_batch_size_and_precision_do_not_decide_what_is_calibrated(run, tmp_path, method, trained_networks):
     found = []
     for batch_size in (5, 64):
         flags = (
@@ -241,6 +241,7 @@ def test_batch_size_and_precision_do_not_decide_what_is_calibrated(run, tmp_path
             "--batch-size",
             batch_size,
         )
+        trained_networks(tmp_path / str(batch_size), method)
         answer = run(*flags, "--results", tmp_path / str(batch_size))
         assert answer.code == 0, answer.err
         document = json.loads(answer.out)

@@ -68,7 +68,7 @@ def recorder(monkeypatch):
 def all_of(network, batch_size):
     """All that a stream of images leaves, in the order in which it comes."""
     found = []
-    for image, step, logits, spikes, synops in steps_by_image(network, random_images(40), batch_size, leave=0.1):
+    for image, step, logits, spikes, synops in steps_by_image(network, random_images(24), batch_size, leave=0.1):
         found.append((image, step, None if logits is None else logits.tolist(), int(spikes), int(synops)))
     return found
 

@@ -36,6 +36,7 @@ import pathlib
 class Moody(QCFS):
     name = "moody"
     network = "quantised"
+    trained_as = "qcfs"
     def convert(self, network, calibration=None):
         if pathlib.Path({mood!r}).exists():
             raise RuntimeError(pathlib.Path({mood!r}).read_text())
@@ -43,6 +44,12 @@ class Moody(QCFS):
 
 register("methods", "moody", Moody)
 """
+
+
+@pytest.fixture
+def networks(trained_networks, tmp_path):
+    """The networks of TWO_METHODS are there already."""
+    trained_networks(tmp_path / "r", seeds=(0, 1))
 
 
 @pytest.fixture
@@ -77,7 +84,7 @@ def test_all_tasks_are_done_once(sweep, call, tmp_path):
     assert again.code == 0 and "4 tasks, 0 to do" in again.err and "recording" not in again.err
 
 
-def test_what_is_removed_or_added_is_done(sweep, call, tmp_path):
+def test_what_is_removed_or_added_is_done(networks, sweep, call, tmp_path):
     sweep(TWO_METHODS)
     gone = next((tmp_path / "r" / "synthetic").rglob("cos/*.json"))
     gone.unlink()
@@ -87,7 +94,7 @@ def test_what_is_removed_or_added_is_done(sweep, call, tmp_path):
     assert answer.code == 0 and "6 tasks, 3 to do" in answer.err and gone.exists()
 
 
-def test_a_failing_task_harms_no_other_and_is_done_again_if_asked(sweep, call, tmp_path, fresh_registry):
+def test_a_failing_task_harms_no_other_and_is_done_again_if_asked(networks, sweep, call, tmp_path, fresh_registry):
     mood = tmp_path / "mood"
     (tmp_path / "moody.py").write_text(PLUGIN.format(mood=str(mood)))
     mood.write_text("not today")
@@ -145,11 +152,12 @@ def test_cells_of_a_failed_training_say_so(sweep, call, tmp_path):
     assert why[0].startswith("training diverged") and all(text.startswith("its training failed: ") for text in why[1:])
 
 
-def test_slices_become_one_record(sweep, tmp_path):
+def test_slices_become_one_record(networks, sweep, tmp_path, trained_networks):
     text = TWO_METHODS.replace("seed = [0, 1]", "slices = 2").replace('["qcfs", "cos"]', '"qcfs"')
     answer = sweep(text)
     assert answer.code == 0 and "2 done" in answer.err
     (record,), _ = ResultStore(tmp_path / "r").load_all()
+    trained_networks(tmp_path / "whole")
     whole = sweep(text.replace("slices = 2", ""), "--results", tmp_path / "whole", name="whole")
     assert whole.code == 0
     (other,), _ = ResultStore(tmp_path / "whole").load_all()
@@ -183,7 +191,7 @@ def wait_until(condition, process, seconds=120):
 
 
 @pytest.mark.slow
-def test_a_killed_sweep_tells_the_truth_and_goes_on(call, tmp_path):
+def test_a_killed_sweep_tells_the_truth_and_goes_on(networks, call, tmp_path):
     process = start(tmp_path, LONG)
     wait_until(lambda: list((tmp_path / "r").glob("recordings/*/test/shard-00000.safetensors")), process)
     running = [row for row in states(call, tmp_path).values() if row["state"] == "running"]
@@ -283,7 +291,7 @@ def test_a_training_that_is_tried_again_is_waited_for(sweep, call, tmp_path, mon
     assert waited == [WAIT_SECONDS] and {outcome.status for outcome in found.values()} == {"failed"}
 
 
-def test_a_file_of_the_folder_that_is_damaged_is_named(sweep, call, tmp_path):
+def test_a_file_of_the_folder_that_is_damaged_is_named(networks, sweep, call, tmp_path):
     sweep(TWO_METHODS)
     folder = SweepFolder(ResultStore(tmp_path / "r"), "small")
     path = next((folder.root / "outcomes").glob("*.json"))
