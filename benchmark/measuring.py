@@ -14,7 +14,7 @@ from benchmark.provenance import device_name
 from benchmark.records import Measured
 from dynconf.evidence import RunningSum
 from dynconf.judging import outcome
-from dynconf.online import REFILL, DynamicInference
+from dynconf.online import DynamicInference
 from dynconf.policies import Policy
 from dynconf.recording import Recording
 from methods.network import SpikingNetwork
@@ -52,7 +52,7 @@ def measure(
     for _ in range(2):
         fixed_time(network, first, timesteps)
         dynamic(first)
-        dynamic.stream([first], loader.batch_size, REFILL)
+        dynamic.stream([first], loader.batch_size)
     static_seconds = dynamic_seconds = floor_seconds = 0.0
     exits, predictions = [], []
     for images, _ in loader(0):
@@ -70,7 +70,7 @@ def measure(
         predictions.append(answers.prediction.cpu())
     source = _Untimed(loader)
     start = clock(device)
-    streamed = dynamic.stream(source, loader.batch_size, REFILL)
+    streamed = dynamic.stream(source, loader.batch_size)
     stream_seconds = clock(device) - start - source.seconds
     replayed = outcome(test, policy.exit_steps(test))
     differing = (

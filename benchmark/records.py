@@ -201,10 +201,10 @@ class Oracle(Frozen):
 class Measured(Frozen):
     """Wall-clock seconds of the fixed-time and the early-exit pass over the same images, on one device.
 
-    In `dynamic_seconds` images leave a batch that shrinks, in `stream_seconds` fresh ones take their places; `floor_seconds`
-    are T forward passes of the network with ReLU, batch norms folded. `differing_images`: how many left the running network at
-    another time or with another answer than in the replay. `git_sha`: the commit that measured, which may be a later one than
-    the record's.
+    In `dynamic_seconds` images leave a batch that shrinks; `stream_seconds` are those of `DynamicInference.stream`, where fresh
+    ones take their places if the method gains by it; `floor_seconds` are T forward passes of the network with ReLU, batch
+    norms folded. `differing_images`: how many left the running network at another time or with another answer than in the
+    replay. `git_sha`: the commit that measured, which may be a later one than the record's.
     """
 
     static_seconds: float

@@ -9,7 +9,7 @@ from leaderboard.numerals import rounded
 def on_the_clock(measured: Measured) -> str:
     """A sentence or two for the remarks of a row."""
     stream, floor = measured.stream_seconds, measured.floor_seconds
-    refilled = "" if stream is None else f" ({rounded(stream)} s in a batch that stays full)"
+    refilled = "" if stream is None else f" ({rounded(stream)} s as a stream)"
     passes = "" if floor is None else f", as many forward passes {rounded(floor)} s"
     return (
         f"Measured with {measured.policy} on {measured.device}, batch size {measured.batch_size}: "

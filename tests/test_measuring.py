@@ -9,6 +9,7 @@ import torch
 
 from benchmark.backbones.small_cnn import small_cnn
 from benchmark.measuring import fixed_time, plain_network
+from dynconf import DynamicInference
 from methods.qcfs import QCFS
 
 QUICK = ("--limit", "40", "--timesteps", "4")
@@ -50,12 +51,17 @@ def test_a_finished_record_gets_the_batch_sizes_that_it_lacks_and_nothing_else(t
 
 
 def test_another_device_is_timed_too(tmp_path, call, monkeypatch):
+    asked, stream = [], DynamicInference.stream
+    monkeypatch.setattr(
+        DynamicInference, "stream", lambda *given, **more: asked.append((len(given), more)) or stream(*given, **more)
+    )
     first = call("run", *QUICK, "--results", tmp_path, "--measure", "--json")
     monkeypatch.setattr("benchmark.runner.device_name", lambda device: "another")
     monkeypatch.setattr("benchmark.measuring.device_name", lambda device: "another")
     second = json.loads(call("run", *QUICK, "--results", tmp_path, "--measure", "--json").out)
     assert second["measured"] == json.loads(first.out)["measured"]
     assert [each["device"] for each in second["measured_also"]] == ["another"]
+    assert asked == [(3, {})] * 6  # images and batch size: when places are refilled is the method's own affair
 
 
 def test_fixed_time_is_compared_at_its_fastest(monkeypatch):

@@ -205,7 +205,7 @@ def _accuracy_at(record: ResultRecord, timestep: int) -> str:
 
 def _on_the_clock(measured: Measured) -> str:
     stream, floor = measured.stream_seconds, measured.floor_seconds
-    refilled = "" if stream is None else f" ({stream:.2f} s in a batch that stays full)"
+    refilled = "" if stream is None else f" ({stream:.2f} s as a stream)"
     passes = "" if floor is None else f"; as many forward passes {floor:.2f} s"
     return (
         f"on the clock (batch {measured.batch_size}, {measured.images} images, {measured.device}): "

@@ -62,7 +62,7 @@ def _of_record(record: ResultRecord) -> list[tuple[str, Content]]:
         )
     for seen in record.clock:
         stream, floor = seen.stream_seconds, seen.floor_seconds
-        refilled = "" if stream is None else f" ({rounded(stream)} s in a batch that stays full)"
+        refilled = "" if stream is None else f" ({rounded(stream)} s as a stream)"
         passes = "" if floor is None else f"; as many forward passes {rounded(floor)} s"
         rows.append(
             (
