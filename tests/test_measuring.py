@@ -51,17 +51,24 @@ def test_a_finished_record_gets_the_batch_sizes_that_it_lacks_and_nothing_else(t
 
 
 def test_another_device_is_timed_too(tmp_path, call, monkeypatch):
-    asked, stream = [], DynamicInference.stream
-    monkeypatch.setattr(
-        DynamicInference, "stream", lambda *given, **more: asked.append((len(given), more)) or stream(*given, **more)
-    )
     first = call("run", *QUICK, "--results", tmp_path, "--measure", "--json")
     monkeypatch.setattr("benchmark.runner.device_name", lambda device: "another")
     monkeypatch.setattr("benchmark.measuring.device_name", lambda device: "another")
     second = json.loads(call("run", *QUICK, "--results", tmp_path, "--measure", "--json").out)
     assert second["measured"] == json.loads(first.out)["measured"]
     assert [each["device"] for each in second["measured_also"]] == ["another"]
-    assert asked == [(3, {})] * 6  # images and batch size: when places are refilled is the method's own affair
+
+
+def test_when_places_are_refilled_is_left_to_the_method(small_run, call, monkeypatch):
+    asked, stream = [], DynamicInference.stream
+
+    def watched(self, batches, *given, **more):
+        asked.append((given, more))
+        return stream(self, batches, *given, **more)
+
+    monkeypatch.setattr(DynamicInference, "stream", watched)
+    assert call(*small_run, "--measure").code == 0
+    assert asked and set(map(str, asked)) == {"((16,), {})"}  # the batch size and no more
 
 
 def test_fixed_time_is_compared_at_its_fastest(monkeypatch):

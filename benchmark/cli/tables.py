@@ -205,11 +205,11 @@ def _accuracy_at(record: ResultRecord, timestep: int) -> str:
 
 def _on_the_clock(measured: Measured) -> str:
     stream, floor = measured.stream_seconds, measured.floor_seconds
-    refilled = "" if stream is None else f" ({stream:.2f} s as a stream)"
+    streamed = "" if stream is None else f" ({stream:.2f} s as a stream)"
     passes = "" if floor is None else f"; as many forward passes {floor:.2f} s"
     return (
         f"on the clock (batch {measured.batch_size}, {measured.images} images, {measured.device}): "
-        f"{measured.static_seconds:.2f} s with all timesteps, {measured.dynamic_seconds:.2f} s with early exit{refilled}, "
+        f"{measured.static_seconds:.2f} s with all timesteps, {measured.dynamic_seconds:.2f} s with early exit{streamed}, "
         f"{measured.speedup:.2f}x (ideal {measured.ideal_speedup:.2f}x){passes}; {measured.differing_images} images differ "
         "from the replay"
     )

@@ -62,14 +62,14 @@ def _of_record(record: ResultRecord) -> list[tuple[str, Content]]:
         )
     for seen in record.clock:
         stream, floor = seen.stream_seconds, seen.floor_seconds
-        refilled = "" if stream is None else f" ({rounded(stream)} s as a stream)"
+        streamed = "" if stream is None else f" ({rounded(stream)} s as a stream)"
         passes = "" if floor is None else f"; as many forward passes {rounded(floor)} s"
         rows.append(
             (
                 "On the clock",
                 f"{seen.policy}, batch {seen.batch_size}, {seen.images:,} images, {seen.device}: "
                 f"{rounded(seen.static_seconds)} s with all timesteps, {rounded(seen.dynamic_seconds)} s with early "
-                f"exit{refilled}, {rounded(seen.speedup)}x (ideal {rounded(seen.ideal_speedup)}x){passes}; "
+                f"exit{streamed}, {rounded(seen.speedup)}x (ideal {rounded(seen.ideal_speedup)}x){passes}; "
                 f"{seen.differing_images} images differ from the replay",
             )
         )
