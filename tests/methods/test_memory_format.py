@@ -21,6 +21,15 @@ def test_tensor_cores_have_channels_last(tf32, order, monkeypatch):
     assert preferred_order(torch.device("cpu")) is None
 
 
+def test_so_has_bf16_on_a_cpu():
+    network, images = tiny("qcfs", "residual"), noise(4, 3, 8, 8)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        network.begin(images)
+        network.step()
+    assert all(layer.weight.is_contiguous(memory_format=LAST) for layer in convolutions(network))
+    assert all(neuron.membrane.is_contiguous(memory_format=LAST) for neuron in network.neurons.values())
+
+
 @pytest.mark.parametrize("kind", ["plain", "residual", "pooled"])
 @pytest.mark.parametrize("name", ["qcfs", "qffs", "srp", "cos"])
 def test_another_format_gives_the_same(name, kind, monkeypatch):
