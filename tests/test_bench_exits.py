@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from contextlib import nullcontext
 
 import pytest
@@ -11,11 +10,11 @@ from click.testing import CliRunner
 from test_cifar10_data import parts, write_batches  # noqa: F401  (a fixture)
 
 import benchmark.bench.early_exit_case as cases
+from benchmark.bench import equal_exits as exits
 from benchmark.bench import main
 from methods.fused import neurons_are_eager
 from methods.network import SpikingNetwork
 
-exits = sys.modules["benchmark.bench.equal_exits"]
 WAYS = (
     "recording",
     "plain code, one timestep after the other",

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 from conftest import environment
 
-from benchmark.bench import main
+from benchmark.bench import growth, main
 from benchmark.bench.growing import Recorder, Work, bytes_per_image_timestep, peak_in_own_process
 from benchmark.bench.growth_table import Memory, Series, page
 from benchmark.bench.power_law import line_slope, log_slope, power_law
@@ -134,8 +134,7 @@ def test_memory_is_asked_for_at_every_size_and_stands_on_the_page(tmp_path, monk
         asked.append((work, read_back))
         return 2.0 + work.images / 1024 * (3 if read_back else 1)
 
-    module = sys.modules["benchmark.bench.growth"]  # the package has a command of this name in its place
-    monkeypatch.setattr(module, "peak_in_own_process", peak)
+    monkeypatch.setattr(growth, "peak_in_own_process", peak)
     output = tmp_path / "page.md"
     answer = CliRunner().invoke(main, [*COMMAND, "--output", str(output)])
     assert answer.exit_code == 0, answer.output

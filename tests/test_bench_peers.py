@@ -10,7 +10,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from benchmark.bench import main
+from benchmark.bench import contestants, main, peers, startup
 from benchmark.bench import peer_memory as memory
 from benchmark.bench.contestants import COMPILED, CONTESTANTS, Side, by_name, disagreement
 from benchmark.bench.foreign_neurons import NotAvailable, with_neurons
@@ -166,7 +166,6 @@ def test_more_images_than_a_batch_are_simulated_batch_after_batch(name):
 
 
 def test_small_batches_go_into_one_recording_and_rates_count_all_images(invoke, monkeypatch):
-    contestants, peers = (sys.modules[f"benchmark.bench.{name}"] for name in ("contestants", "peers"))
     recorded, timed = [], []
     real = contestants.record
     monkeypatch.setattr(
@@ -241,8 +240,7 @@ def test_the_command_writes_a_page_with_every_contestant(invoke):
 
 def test_a_page_names_itself_so_that_another_machines_page_is_left_alone(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    module = sys.modules["benchmark.bench.peers"]
-    monkeypatch.setattr(module, "peak_in_a_process", lambda *cell: 1.5)
+    monkeypatch.setattr(peers, "peak_in_a_process", lambda *cell: 1.5)
     small = ["peers", "--model", "small-cnn@8", "--batch-size", "2", "--timesteps", "1", "--repeats", "1"]
     for more in ([], ["--output", "bench/GPU.md"]):
         before = {path: path.read_bytes() for path in tmp_path.rglob("*.md")}
@@ -255,8 +253,7 @@ def test_a_page_names_itself_so_that_another_machines_page_is_left_alone(tmp_pat
 def test_a_missing_peer_is_said(invoke, monkeypatch):
     monkeypatch.setitem(sys.modules, "spikingjelly.activation_based", None)
     monkeypatch.setitem(sys.modules, "snntorch", None)
-    module = sys.modules["benchmark.bench.peers"]  # the package has a command of this name in its place
-    monkeypatch.setattr(module, "peak_in_a_process", lambda *cell: 1.5)
+    monkeypatch.setattr(peers, "peak_in_a_process", lambda *cell: 1.5)
     answer, written = invoke("peers", "--model", "small-cnn@8", "--batch-size", 2, "--timesteps", 1, "--repeats", 1)
     assert answer.exit_code == 0, answer.output
     assert (
@@ -381,10 +378,9 @@ def test_an_unknown_model_is_a_usage_error_with_near_matches(invoke):
 
 
 def test_startup_times_each_command_and_says_which_one_failed(invoke, monkeypatch):
-    module = sys.modules["benchmark.bench.startup"]
-    assert {"python -m benchmark --help", module.FIRST_RESULT, module.BARE} < set(module.COMMANDS)
-    commands = {name: module.COMMANDS[name] for name in (module.BARE, "python -m benchmark list methods")}
-    monkeypatch.setattr(module, "COMMANDS", commands)
+    assert {"python -m benchmark --help", startup.FIRST_RESULT, startup.BARE} < set(startup.COMMANDS)
+    commands = {name: startup.COMMANDS[name] for name in (startup.BARE, "python -m benchmark list methods")}
+    monkeypatch.setattr(startup, "COMMANDS", commands)
     answer, written = invoke("startup", "--repeats", 1)
     assert answer.exit_code == 0, answer.output
     assert re.search(r"Machine: .+ \(\d+ threads\)", written) and "bench startup --repeats 1" in written

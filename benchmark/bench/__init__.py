@@ -18,25 +18,45 @@ python -m benchmark.bench startup
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 import click
 
-from benchmark.bench.board import board
-from benchmark.bench.early_exit import early_exit
-from benchmark.bench.equal_exits import exits
-from benchmark.bench.full_size import full_size
-from benchmark.bench.growth import growth
-from benchmark.bench.memory import memory
-from benchmark.bench.peers import peers
-from benchmark.bench.replaying import replaying
-from benchmark.bench.simulation import simulation
-from benchmark.bench.startup import startup
-from benchmark.bench.thresholds import thresholds
+from benchmark.cli.suggesting import Suggesting
 from benchmark.errors import BenchmarkError
 
+# By name: where it is, and what `--help` says of it.
+COMMANDS = {
+    "early-exit": ("early_exit:early_exit", "How much of the ideal speed-up early exit keeps."),
+    "exits": ("equal_exits:exits", "Images that fast simulation answers otherwise than plain code."),
+    "full-size": ("full_size:full_size", "Memory and time of a whole ImageNet validation, judged."),
+    "growth": ("growth:growth", "How time and memory grow with timesteps, images and classes."),
+    "leaderboard": ("board:board", "`leaderboard --check` on many records."),
+    "memory": ("memory:memory", "Peak memory of recording and judging at ImageNet's size."),
+    "peers": ("peers:peers", "Speed and memory beside forward passes and other simulators."),
+    "replaying": ("replaying:replaying", "Fit and judge all stopping rules on two recordings."),
+    "simulation": ("simulation:simulation", "A full recording beside forward passes."),
+    "startup": ("startup:startup", "Seconds of imports, help, listings and a first result."),
+    "thresholds": ("thresholds:thresholds", "All thresholds of the grid on one recording."),
+}
 
-class _Plain(click.Group):
+
+class _Imported(click.Command):
+    """Stands for a command that is imported when it is called: most need torch."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        return self.command.make_context(*args, **kwargs)
+
+    @property
+    def command(self) -> click.Command:
+        assert self.name is not None
+        module, _, attribute = COMMANDS[self.name][0].partition(":")
+        command: click.Command = getattr(import_module(f"{__name__}.{module}"), attribute)
+        return command
+
+
+class _Plain(Suggesting):
     """Errors that a user can act on are told in a line or two, not as tracebacks."""
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -49,6 +69,7 @@ class _Plain(click.Group):
 
 @click.group(
     cls=_Plain,
+    commands=[_Imported(name, help=about) for name, (_, about) in COMMANDS.items()],
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
 )
@@ -56,9 +77,5 @@ class _Plain(click.Group):
 def main(context: click.Context) -> None:
     """Print the cost of simulation and of replay beside their goals."""
     if context.invoked_subcommand is None:
-        context.invoke(simulation)
-        context.invoke(thresholds)
-
-
-for command in (simulation, thresholds, memory, early_exit, exits, replaying, full_size, board, peers, growth, startup):
-    main.add_command(command)
+        for name in ("simulation", "thresholds"):
+            context.invoke(_Imported(name).command)
