@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
@@ -91,13 +93,19 @@ def cli() -> Callable[..., Answer]:
 
 
 @pytest.fixture(scope="session")
-def trained_networks(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., None]:
+def common_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where all processes of a session keep what is made once for all of them."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(scope="session")
+def trained_networks(common_folder: Path) -> Callable[..., None]:
     """Puts what `run` trains for methods on the synthetic dataset into a results folder, where runs find it.
 
     Each network is trained once for all tests, whichever process they are in.
     """
-    base = tmp_path_factory.getbasetemp()
-    kept = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "trained networks"
+    kept = common_folder / "trained networks"
 
     def put(results: Path, *methods: str, seeds: tuple[int, ...] = (0,)) -> None:
         from benchmark.preparation import prepare
@@ -152,11 +160,16 @@ def call(
 
 
 @pytest.fixture(scope="session")
-def finished(cli: Callable[..., Answer], tmp_path_factory: pytest.TempPathFactory) -> Finished:
+def finished(cli: Callable[..., Answer], common_folder: Path) -> Finished:
     """The run that a new user makes first, done once. Copy it before changing anything."""
-    folder = tmp_path_factory.mktemp("first run")
-    answer = cli("run", "--json", cwd=folder)
-    assert answer.code == 0, answer.err
+    folder, said = common_folder / "first run", common_folder / "first run.json"
+    with FileLock(said.with_suffix(".lock")):
+        if not said.exists():
+            folder.mkdir(exist_ok=True)
+            answer = cli("run", "--json", cwd=folder)
+            assert answer.code == 0, answer.err
+            said.write_text(json.dumps(asdict(answer)))
+    answer = Answer(**json.loads(said.read_text()))
     results = folder / "leaderboard" / "results"
     (record_file,) = results.glob("digits/*/*/*.json")
     (checkpoint,) = results.glob("checkpoints/*.safetensors")

@@ -57,7 +57,7 @@ def test_a_wrong_request_is_told_in_words(tmp_path, monkeypatch, options, said):
     assert answer.output.startswith(f"Error: {said}")
 
 
-@pytest.mark.parametrize("method", ["qcfs", "srp"])
+@pytest.mark.parametrize("method", [pytest.param("qcfs", marks=pytest.mark.slow), "srp"])
 def test_the_command_writes_a_page(tmp_path, method):
     output = tmp_path / "folder" / "EARLY_EXIT.md"
     options = ["--model", "resnet20", "--batch-size", "2", "--batch-size", "4", "--images", "8", "--repeats", "2"]

@@ -12,7 +12,7 @@ from conftest import environment
 SMALL = ("--calibration", 60, "--test", 530, "--timesteps", 5, "--classes", 1000, "--policy", "dynamic-confidence")
 
 
-@pytest.mark.parametrize("slices", [1, 2])
+@pytest.mark.parametrize("slices", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_small_validation_goes_all_the_way(tmp_path, slices):
     command = [sys.executable, "-m", "benchmark.bench", "full-size", *map(str, SMALL), "--slices", str(slices)]
     done = subprocess.run(

@@ -144,7 +144,9 @@ def true_risks(scores, lost, limits):
     return float(is_lost.double().mean()), losers / halted
 
 
-@pytest.mark.parametrize("grid", [COARSE, FINE], ids=["coarse", "fine"])
+@pytest.mark.parametrize(
+    "grid", [pytest.param(COARSE, marks=pytest.mark.slow, id="coarse"), pytest.param(FINE, id="fine")]
+)
 def test_promises_hold_over_calibration_draws(race, grid):
     """Learn then Test of all, and of those that have left by t; what looks good on the same images does not hold."""
     scores, correct, lost = race

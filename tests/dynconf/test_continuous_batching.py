@@ -8,6 +8,7 @@ import pytest
 import torch
 from counted_network import CountedNetwork, racing_images
 from dyadic import perceptron, prepared
+from pairs import pairs_in_turn
 from torch import nn
 
 from benchmark import registry
@@ -187,8 +188,10 @@ GIVEN = [
 ]
 
 
-@pytest.mark.parametrize("rule", [*POLICIES, *GIVEN, "random[reference=patience]"])
-@pytest.mark.parametrize("method", [*METHODS, QFFS(settle_steps=2)], ids=str)
+@pytest.mark.parametrize(
+    ("rule", "method"),
+    pairs_in_turn([*POLICIES, *GIVEN, "random[reference=patience]"], [*METHODS, QFFS(settle_steps=2)], each=3),
+)
 def test_spiking_networks_stop_like_the_replay(method, rule, simulated):
     network, calibration, test = simulated(method)
     policy = make_policy(parse_policy(rule)).fit(calibration)

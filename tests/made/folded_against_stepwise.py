@@ -1,8 +1,12 @@
-"""Compares networks whose timesteps are computed at once, by the kernel, with eager ones in turn; needs TRITON_INTERPRET=1."""
+"""Compares networks whose timesteps are computed at once, by the kernel, with eager ones in turn; needs TRITON_INTERPRET=1.
+
+With --all every method goes through every tiny network, otherwise through one of them in turn.
+"""
 
 from __future__ import annotations
 
 import itertools
+import sys
 
 import torch
 from torch import Tensor
@@ -27,7 +31,7 @@ def all_of(network: SpikingNetwork, images: Tensor, together: bool) -> list[Tens
 
 
 def main() -> None:
-    """Every method on every tiny network."""
+    """Every method on tiny networks."""
     folded: list[int] = []
 
     def counted(*args: object, **kwargs: object) -> object:
@@ -37,7 +41,9 @@ def main() -> None:
     methods.neurons.fire_and_count = counted  # type: ignore[assignment]
     noise = torch.Generator().manual_seed(3)
     calibration, images = torch.randn(8, 3, 8, 8, generator=noise), torch.randn(2, 3, 8, 8, generator=noise)
-    for name, tiny in itertools.product(sorted(methods.METHODS), TINY):
+    names = sorted(methods.METHODS)
+    pairs = itertools.product(names, TINY) if "--all" in sys.argv else zip(names, itertools.cycle(TINY), strict=False)
+    for name, tiny in pairs:
         method = registry.load("methods", name)()
         network = method.convert(quantised_network(method, tiny).float(), calibration)
         folded.clear()

@@ -60,7 +60,13 @@ CONVERTED = {
 }
 
 
-@pytest.mark.parametrize("name", CONVERTED)
+# Whose kind is among the others: densely connected, grouped, inverted bottlenecks.
+AKIN = ("timm:densenet121", "tv:resnext50_32x4d", "timm:mobilenetv2_050")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in AKIN else ()) for name in CONVERTED]
+)
 @torch.no_grad()
 def test_prepared_networks_are_the_same_and_settled_ones_are_exact(name):
     size = CONVERTED[name]

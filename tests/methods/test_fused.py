@@ -12,11 +12,11 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
-def last_line(script: str, **environment: str) -> str:
+def last_line(script: str, *options: str, **environment: str) -> str:
     """What a script of tests/made says last. In a process of its own: Triton settles when imported whether it interprets."""
     pytest.importorskip("triton", reason="torch came without Triton")
     ran = subprocess.run(
-        [sys.executable, str(ROOT / "tests" / "made" / script)],
+        [sys.executable, str(ROOT / "tests" / "made" / script), *options],
         env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
         cwd=ROOT,
         capture_output=True,
@@ -32,8 +32,9 @@ def test_in_the_interpreter_the_kernel_is_the_eager_neuron_bit_for_bit():
     assert last_line("fused_against_eager.py", TRITON_INTERPRET="1") == "all equal"
 
 
-def test_in_the_interpreter_a_network_gives_the_same_where_the_kernel_computes_several_timesteps_at_once():
-    assert last_line("folded_against_stepwise.py", TRITON_INTERPRET="1") == "all equal"
+@pytest.mark.parametrize("which", [(), pytest.param(("--all",), marks=pytest.mark.slow)], ids=["some", "all"])
+def test_in_the_interpreter_a_network_gives_the_same_where_the_kernel_computes_several_timesteps_at_once(which):
+    assert last_line("folded_against_stepwise.py", *which, TRITON_INTERPRET="1") == "all equal"
 
 
 @pytest.mark.slow

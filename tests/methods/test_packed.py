@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 import torch.nn.functional as F
+from pairs import pairs_in_turn
 from torch import Tensor, nn
 
 import methods
@@ -76,8 +77,7 @@ def assert_same(found: list[Tensor], expected: list[Tensor]) -> None:
         assert torch.equal(own, other)  # to the last bit
 
 
-@pytest.mark.parametrize("kind", TINY)
-@pytest.mark.parametrize("name", sorted(methods.METHODS))
+@pytest.mark.parametrize(("name", "kind"), pairs_in_turn(sorted(methods.METHODS), TINY))
 def test_company_and_timesteps_at_once_change_no_bit(name, kind):
     network, images = tiny(name, kind), noise(IMAGES, 3, 8, 8)
     expected = all_of(network, images)

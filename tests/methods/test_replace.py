@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from dyadic import perceptron, prepared
+from pairs import pairs_in_turn
 
 import methods
 from benchmark import registry
@@ -58,8 +59,7 @@ def steps_by_image(network, images, batch_size, leave, seed=0):
         ages = [age for age, stay in zip(ages, stays, strict=True) if stay]
 
 
-@pytest.mark.parametrize("tiny", TINY)
-@every_method
+@pytest.mark.parametrize(("method", "tiny"), pairs_in_turn(METHODS, list(TINY)))
 def test_images_of_different_age_share_a_batch(method, tiny):
     network = converted(method, tiny)
     images = random_images(24)

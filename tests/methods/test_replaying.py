@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from pairs import pairs_in_turn
 from test_replace import METHODS, converted, steps_by_image
 
 import methods.network
@@ -73,8 +74,7 @@ def all_of(network, batch_size):
     return found
 
 
-@pytest.mark.parametrize("tiny", TINY)
-@pytest.mark.parametrize("method", METHODS, ids=str)
+@pytest.mark.parametrize(("method", "tiny"), pairs_in_turn(METHODS, list(TINY)))
 def test_a_replayed_network_is_the_same_to_the_last_bit(method, tiny, recorder, monkeypatch):
     network = converted(method, tiny)
     monkeypatch.setattr(methods.network, "replays", lambda device: False)
