@@ -26,19 +26,19 @@ import click
 from benchmark.cli.suggesting import Suggesting
 from benchmark.errors import BenchmarkError
 
-# By name: where it is, and what `--help` says of it.
+# By name: its module, and what `--help` says of it.
 COMMANDS = {
-    "early-exit": ("early_exit:early_exit", "How much of the ideal speed-up early exit keeps."),
-    "exits": ("equal_exits:exits", "Images that fast simulation answers otherwise than plain code."),
-    "full-size": ("full_size:full_size", "Memory and time of a whole ImageNet validation, judged."),
-    "growth": ("growth:growth", "How time and memory grow with timesteps, images and classes."),
-    "leaderboard": ("board:board", "`leaderboard --check` on many records."),
-    "memory": ("memory:memory", "Peak memory of recording and judging at ImageNet's size."),
-    "peers": ("peers:peers", "Speed and memory beside forward passes and other simulators."),
-    "replaying": ("replaying:replaying", "Fit and judge all stopping rules on two recordings."),
-    "simulation": ("simulation:simulation", "A full recording beside forward passes."),
-    "startup": ("startup:startup", "Seconds of imports, help, listings and a first result."),
-    "thresholds": ("thresholds:thresholds", "All thresholds of the grid on one recording."),
+    "early-exit": ("early_exit", "How much of the ideal speed-up early exit keeps."),
+    "exits": ("equal_exits", "Images that fast simulation answers otherwise than plain code."),
+    "full-size": ("full_size", "Memory and time of a whole ImageNet validation, judged."),
+    "growth": ("growth", "How time and memory grow with timesteps, images and classes."),
+    "leaderboard": ("board", "`leaderboard --check` on many records."),
+    "memory": ("memory", "Peak memory of recording and judging at ImageNet's size."),
+    "peers": ("peers", "Speed and memory beside forward passes and other simulators."),
+    "replaying": ("replaying", "Fit and judge all stopping rules on two recordings."),
+    "simulation": ("simulation", "A full recording beside forward passes."),
+    "startup": ("startup", "Seconds of imports, help, listings and a first result."),
+    "thresholds": ("thresholds", "All thresholds of the grid on one recording."),
 }
 
 
@@ -51,8 +51,8 @@ class _Imported(click.Command):
     @property
     def command(self) -> click.Command:
         assert self.name is not None
-        module, _, attribute = COMMANDS[self.name][0].partition(":")
-        command: click.Command = getattr(import_module(f"{__name__}.{module}"), attribute)
+        module = import_module(f"{__name__}.{COMMANDS[self.name][0]}")
+        command: click.Command = getattr(module, self.name.replace("-", "_"))
         return command
 
 

@@ -17,13 +17,13 @@ from benchmark.store import DEFAULT_RESULTS, ResultStore
 GOAL_SECONDS = 5.0
 
 
-@click.command(name="leaderboard")
+@click.command()
 @click.option("--records", type=click.IntRange(min=1), default=10_000)
 @click.option("--per-table", type=click.IntRange(min=1), default=100)
 @click.option("--policies", type=click.IntRange(min=1), default=2, help="Stopping rules of a record.")
 @click.option("--results", type=click.Path(path_type=Path), default=DEFAULT_RESULTS, help="Records to multiply.")
 @click.option("--repeats", type=click.IntRange(min=1), default=3)
-def board(records: int, per_table: int, policies: int, results: Path, repeats: int) -> None:
+def leaderboard(records: int, per_table: int, policies: int, results: Path, repeats: int) -> None:
     """`leaderboard --check` on copies of real records that differ in seed and model: read, tables, page, digests."""
     originals, _ = ResultStore(results).load_all()
     originals = [record for record in originals if record.status == "ok"]
