@@ -437,10 +437,11 @@ def test_packed_weights_of_a_linear_layer_follow_the_weights():
 
 @pytest.mark.parametrize("signed", [False, True])
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_counting_in_float32_is_exact_in_both_memory_formats(memory_format, signed):
+@pytest.mark.parametrize(("images", "channels"), [(7, 6), (8, 64)], ids=["few", "many"])
+def test_counting_in_float32_is_exact_in_both_memory_formats(images, channels, memory_format, signed):
     generator = torch.Generator().manual_seed(0)
-    fan_out = torch.randint(0, 10, (6, 5, 4), generator=generator) * 32.0
-    spikes = torch.randint(-1 if signed else 0, 2, (7, 6, 5, 4), generator=generator).float()
+    fan_out = torch.randint(0, 10, (channels, 5, 4), generator=generator) * 32.0
+    spikes = torch.randint(-1 if signed else 0, 2, (images, channels, 5, 4), generator=generator).float()
     for shape in (fan_out, fan_out[:1].expand_as(fan_out), torch.full_like(fan_out, 96.0)):
         tally = SpikeTally(shape, signed)
         found = tally(spikes.contiguous(memory_format=memory_format))
