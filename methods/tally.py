@@ -10,7 +10,7 @@ from torch import Tensor
 # The largest number up to which float32 holds all integers.
 EXACT = 2**24
 # From so many channels and images on it pays to sum a pixel's channels first: a single pass over the spikes instead of two.
-CHANNELS, IMAGES = 64, 8
+MANY_CHANNELS, MANY_IMAGES = 64, 8
 
 
 class SpikeTally:
@@ -94,7 +94,7 @@ class _CountedInPlace:
         by_pixel = events.dim() == 4 and not events.is_contiguous()
         if by_pixel:
             events = events.permute(0, 2, 3, 1)  # in channels_last the order in memory
-            if self._of_pixels is not None and events.shape[-1] >= CHANNELS and len(events) >= IMAGES:
+            if self._of_pixels is not None and events.shape[-1] >= MANY_CHANNELS and len(events) >= MANY_IMAGES:
                 pixels = events.sum(-1).flatten(1)
                 return pixels.sum(1), pixels.mv(self._of_pixels), self._unit
         rows = events.flatten(1)

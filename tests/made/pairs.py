@@ -9,7 +9,8 @@ import pytest
 
 
 def pairs_in_turn(first: Sequence[object], second: Sequence[object], each: int = 1) -> list[Any]:
-    """Each of `first` with each of `second`; all but `each` of a row are slow tests, and these fall to all columns in turn."""
+    """Each of `first` with each of `second`: `each` of a row, on all columns in turn, by default; the others are slow tests."""
+    assert len(first) * each >= len(second) and each >= 1, "some of the second would only be in slow tests"
     return [
         pytest.param(
             one,
